@@ -1,0 +1,42 @@
+# Everything a machine needs is set up by `make demo` or `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test test-slow check bench docs avatars avatars-smoke clean
+
+install: $(STAMP)
+
+# torch comes first and by its exact version: a bare `pip install torch` may fetch gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: install
+	$(BIN)/stylograph edit "a person wearing sunglasses" --seed 1 2 3 4 5 6 -o demo.png
+	@echo "Open demo.png: originals above, edits below."
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m benchmarks.optimization_step
+	$(BIN)/python -m benchmarks.directions
+
+docs: install
+	$(BIN)/pdoc stylograph -o site
+
+clean:
+	rm -rf $(VENV) demo.png

@@ -1,0 +1,1 @@
+"""Measurements. Each prints a table and writes JSON; ratios are against a plain baseline in the same run."""

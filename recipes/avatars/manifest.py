@@ -1,0 +1,51 @@
+"""Write MANIFEST.json of the shipped models: size, digest, licence and origin of every file.
+
+``python -m recipes.avatars.manifest`` after an export. A test compares the manifest with the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from stylograph.assets import ASSETS
+
+FOLDER = ASSETS / "avatars"
+LICENCE = "CC BY 4.0 (weights by the stylograph authors; learnt from drawings of the authors named in ATTRIBUTION.md)"
+MODELS = {
+    "generator.safetensors": (
+        "StyleGAN2 generator of avatars",
+        "python -m recipes.avatars.render; python -m recipes.avatars.train_generator; "
+        "python -m recipes.avatars.export_generator",
+    ),
+    "clip/": (
+        "small dual encoder for avatars, loaded by transformers",
+        "python -m recipes.avatars.render; python -m recipes.avatars.train_clip",
+    ),
+}
+
+
+def manifest() -> dict[str, object]:
+    """The manifest as it should be for the files that are there."""
+    models = {}
+    for name, (what, recipe) in MODELS.items():
+        place = FOLDER / name
+        files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+        models[name.rstrip("/")] = {
+            "what": what,
+            "licence": LICENCE,
+            "recipe": recipe,
+            "files": {
+                str(p.relative_to(FOLDER)): {
+                    "bytes": p.stat().st_size,
+                    "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+                }
+                for p in files
+            },
+        }
+    return {"models": models}
+
+
+if __name__ == "__main__":
+    (FOLDER / "MANIFEST.json").write_text(json.dumps(manifest(), indent=2) + "\n")
+    print(f"wrote {FOLDER / 'MANIFEST.json'}")

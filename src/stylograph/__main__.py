@@ -1,0 +1,5 @@
+"""`python -m stylograph`."""
+
+from stylograph.cli import main
+
+main()

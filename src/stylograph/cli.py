@@ -1,0 +1,198 @@
+"""The `stylograph` command. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.extras import SubcommandApp
+
+from stylograph import __version__
+from stylograph.errors import StylographError, StylographWarning
+from stylograph.pipeline import EditJob, SampleJob, run
+
+if TYPE_CHECKING:
+    from stylograph.types import OnStep, Step
+
+app = SubcommandApp()
+Output = Annotated[Path, arg(aliases=["-o"])]
+
+
+@app.command
+def edit(
+    job: Annotated[EditJob, arg(name="")],
+    output: Output = Path("edit.png"),
+    save_edit: Path | None = None,
+) -> None:
+    """Edit pictures by one sentence: a strip of originals over edits.
+
+    Example: stylograph edit "a person wearing sunglasses" --seed 1 2 3 4 -o out.png
+
+    Args:
+        output: Picture to write (.png, .jpg or .webp).
+        save_edit: Also write the edit itself, to use again (.safetensors).
+    """
+    _draw(job, output, save_edit)
+
+
+@app.command
+def sample(job: Annotated[SampleJob, arg(name="")], output: Output = Path("sample.png")) -> None:
+    """Draw pictures from a generator.
+
+    Args:
+        output: Picture to write (.png, .jpg or .webp).
+    """
+    _draw(job, output)
+
+
+@app.command
+def info(file: Positional[Path], json: bool = False) -> None:
+    """Say what a checkpoint is: format, architecture, size, digest, provenance. Executes nothing in it.
+
+    Args:
+        file: A .pt, .pkl or .safetensors file.
+        json: Print JSON.
+    """
+    from stylograph.weights import describe
+
+    facts = describe(file)
+    if json:
+        print(json_module.dumps(facts, indent=2, default=str))
+        return
+    for key, value in facts.items():
+        for name, item in value.items() if key == "config" else [(key, value)]:
+            if item not in (None, (), [], {}):
+                print(f"{name:<18} {item}")
+
+
+@app.command
+def convert(source: Positional[str], target: Positional[Path], format: str | None = None, offline: bool = False) -> None:
+    """Convert a checkpoint to .safetensors or to rosinality's .pt.
+
+    Args:
+        source: A file, a name from `stylograph models`, a URL or a hub id.
+        target: The file to write; its ending says the format.
+        format: "safetensors" or "rosinality", to override the ending.
+        offline: Never use the network.
+    """
+    from stylograph.weights import locate, read, write
+
+    with _progress() as on_step:
+        path = locate(source, offline=offline, on_step=_bytes(on_step))
+    for remark in write(read(path), target, format=format):
+        _say(f"note: {remark}")
+    _say(f"wrote {target}")
+
+
+@app.command
+def models(json: bool = False) -> None:
+    """List the checkpoints known by name, with licence and origin.
+
+    Args:
+        json: Print JSON.
+    """
+    from dataclasses import asdict
+
+    from stylograph.weights import REGISTRY
+
+    if json:
+        print(json_module.dumps({name: asdict(model) for name, model in REGISTRY.items()}, indent=2, default=str))
+        return
+    for name, model in REGISTRY.items():
+        print(f"{name:<22} {model.summary}")
+        print(f"{'':<22} licence: {model.licence}")
+        print(f"{'':<22} from:    {model.origin}\n")
+
+
+def _draw(job: EditJob | SampleJob, output: Path, save_edit: Path | None = None) -> None:
+    from stylograph.render import check_output
+
+    check_output(output)
+    _announce(job.model, job.offline)
+    with _progress() as on_step:
+        result = run(job, on_step=on_step)
+    result.save(output)
+    if save_edit is not None and result.edit is not None:
+        result.edit.save(save_edit)
+        result.remarks.append(f"wrote the edit to {save_edit}")
+    for remark in result.remarks:
+        _say(remark)
+    _say(f"wrote {output}")
+
+
+def _announce(source: str, offline: bool) -> None:
+    """Shows licence and origin of a known checkpoint before anything is downloaded."""
+    from stylograph.weights import plan
+
+    model = plan(source)
+    if model is not None and model.name != "avatars" and not offline:
+        _say(f"{model.name}: {model.summary}\n  licence: {model.licence}\n  from:    {model.origin}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _progress() -> Iterator[OnStep | None]:
+    """A progress line per stage on a terminal; nothing when the output goes elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def on_step(step: Step) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = progress.add_task(step.stage, total=step.total)
+            progress.update(tasks[step.stage], completed=step.done, total=step.total)
+
+        yield on_step
+
+
+def _bytes(on_step: OnStep | None) -> Any:
+    if on_step is None:
+        return None
+    from stylograph.types import Step
+
+    return lambda done, total: on_step(Step("downloading", done, total))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    if issubclass(category, StylographWarning):
+        _say(f"warning: {message}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: exit code 0, 1 for an error that was explained, 2 for wrong usage, 130 when interrupted."""
+    # Large images are large allocations; huge pages spare the kernel most of the work (read by torch at start).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments in (["--version"], ["-V"]):
+        print(f"stylograph {__version__}")
+        return
+    warnings.showwarning = _show_warning
+    try:
+        app.cli(
+            prog="stylograph",
+            description="Write a sentence, move a StyleGAN.",
+            args=arguments,
+            config=(OmitArgPrefixes, FlagCreatePairsOff),
+        )
+    except StylographError as error:
+        _say(f"stylograph: {error}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _say("stylograph: interrupted; nothing was written")
+        raise SystemExit(130) from None

@@ -1,0 +1,1 @@
+"""Ways to make an `Edit` out of a sentence."""

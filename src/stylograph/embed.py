@@ -1,0 +1,248 @@
+"""CLIP: images and sentences as unit vectors of one space."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stylograph.assets import ASSETS
+from stylograph.errors import PromptError, PromptWarning, StylographError, WeightsError, one_of
+from stylograph.images import RESAMPLERS, resize
+from stylograph.losses import direction, unit_mean
+from stylograph.templates import IMAGENET_TEMPLATES
+
+NORMALIZATIONS = ("model", "none")
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One dual encoder with what it expects of its input."""
+
+    name: str
+    model: Any
+    """A transformers model with `get_image_features` and `get_text_features`."""
+    tokenizer: Any
+    size: int
+    """Side of the input image."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Clip:
+    """One CLIP-like model, or several as an ensemble.
+
+    An ensemble's embedding is the concatenation of √weight times each member's unit vector: a unit vector again, and
+    the product of two of them is the weighted mean of the members' cosines. So nothing else has to know how many
+    models there are.
+    """
+
+    def __init__(
+        self,
+        towers: Sequence[Tower],
+        *,
+        weights: Sequence[float] | None = None,
+        resample: str = "box",
+        normalization: str = "model",
+    ) -> None:
+        if resample not in RESAMPLERS:
+            raise StylographError(one_of(resample, RESAMPLERS, "resample"))
+        if normalization not in NORMALIZATIONS:
+            raise StylographError(one_of(normalization, NORMALIZATIONS, "normalization"))
+        given = [1.0] * len(towers) if weights is None else [float(w) for w in weights]
+        if len(given) != len(towers) or not towers or min(given) <= 0:
+            raise StylographError(f"got weights {given} for {len(towers)} models; expected one positive weight each")
+        self.towers = tuple(towers)
+        self.weights = tuple(w / sum(given) for w in given)
+        self.resample = resample
+        self.normalization = normalization
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | Sequence[str | Path],
+        *,
+        weights: Sequence[float] | None = None,
+        resample: str = "box",
+        normalization: str = "model",
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        offline: bool = False,
+    ) -> Clip:
+        """Loads one or several models through `transformers`.
+
+        source: "avatars", a hub id such as "openai/clip-vit-base-patch32", a local folder, or a list of these.
+        weights: share of each model of a list; equal by default.
+        resample: "box" (exact area average) or "bicubic" (antialiased; what CLIP itself was trained with).
+        normalization: "model" subtracts the model's pixel mean and divides by its deviation; "none" feeds [-1, 1] as
+            it is, which is what StyleCLIP's optimisation and mapper code does (for comparison with its results).
+        Raises `WeightsError` when a model cannot be found or read.
+        """
+        sources = [source] if isinstance(source, (str, Path)) else list(source)
+        towers = [load_tower(s, device=device, dtype=dtype, offline=offline) for s in sources]
+        return cls(towers, weights=weights, resample=resample, normalization=normalization)
+
+    @property
+    def name(self) -> str:
+        return "+".join(tower.name for tower in self.towers)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.towers[0].model.parameters()).device
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [-1, 1], any size -> unit vectors [N, D] in float32; differentiable."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise StylographError(f"got images of shape {list(images.shape)}; expected [N, 3, H, W] in [-1, 1]")
+        parts = []
+        for tower, weight in zip(self.towers, self.weights, strict=True):
+            pixels = resize(images.to(self.device).float(), tower.size, method=self.resample)
+            if self.normalization == "model":
+                mean, std = (pixels.new_tensor(v)[:, None, None] for v in (tower.mean, tower.std))
+                pixels = ((pixels + 1) / 2 - mean) / std
+            features = _image_features(tower.model, pixels.to(tower.model.dtype))
+            parts.append(F.normalize(features.float(), dim=-1) * math.sqrt(weight))
+        return torch.cat(parts, dim=-1)
+
+    @torch.no_grad()
+    def embed_text(self, prompts: str | Sequence[str], *, templates: bool | Sequence[str] = True) -> Tensor:
+        """Sentences -> unit vectors [N, D].
+
+        templates: True averages each sentence over CLIP's ImageNet templates as StyleCLIP does (79 of the 80; each
+            embedding normalised, then averaged, then normalised); False takes the sentence as it is; or your own
+            list of templates with one "{}" each.
+        Raises `PromptError` for an empty sentence; warns (`PromptWarning`) of words the model does not know.
+        """
+        sentences = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not sentences or any(not s.strip() for s in sentences):
+            raise PromptError("got an empty sentence; describe the picture you want, e.g. 'a person with blond hair'")
+        chosen = ("{}",) if templates is False else IMAGENET_TEMPLATES if templates is True else tuple(templates)
+        filled = [template.format(sentence.strip()) for sentence in sentences for template in chosen]
+        parts = []
+        for tower, weight in zip(self.towers, self.weights, strict=True):
+            _warn_of_unknown_words(tower, sentences)
+            features = torch.cat([_encode(tower, filled[i : i + 256]) for i in range(0, len(filled), 256)])
+            parts.append(unit_mean(features.view(len(sentences), len(chosen), -1)) * math.sqrt(weight))
+        return torch.cat(parts, dim=-1)
+
+    def text_direction(self, target: str, neutral: str, *, templates: bool | Sequence[str] = True) -> Tensor:
+        """Δt = normalise(E(target) - E(neutral)), [D] (StyleCLIP, section 6.1). Raises `PromptError` if it vanishes."""
+        if target.strip().lower() == neutral.strip().lower():
+            raise PromptError(f"got the same sentence twice ({target!r}); the target has to differ from the neutral text")
+        new, old = self.embed_text([target, neutral], templates=templates)
+        if float((new - old).norm()) < 1e-3:
+            raise PromptError(
+                f"{self.name} sees no difference between {target!r} and {neutral!r}; use words it knows, or say more"
+            )
+        return direction(new, old)
+
+
+def load_tower(
+    source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, offline: bool = False
+) -> Tower:
+    """One dual encoder from "avatars", a local folder or a hub id, frozen. Raises `WeightsError`."""
+    from pickle import UnpicklingError
+
+    from huggingface_hub.utils import HfHubHTTPError
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.image_processing_base import ImageProcessingMixin
+    from transformers.utils import logging
+
+    place = str(ASSETS / "avatars" / "clip") if str(source) == "avatars" else str(source)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(place, local_files_only=offline).to(device, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
+        try:
+            preprocessing = ImageProcessingMixin.get_image_processor_dict(place, local_files_only=offline)[0]
+        except OSError:
+            preprocessing = {}
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, HfHubHTTPError, SafetensorError, UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{source}: got no CLIP model ({first}); expected 'avatars', a folder written by save_pretrained, or a hub "
+            "id such as openai/clip-vit-base-patch32 that is reachable or already in the cache"
+        ) from None
+    finally:
+        logging.set_verbosity(level)
+    if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
+        raise WeightsError(f"{source}: got a {type(model).__name__}; expected a dual encoder such as CLIP or SigLIP")
+    vision = getattr(model.config, "vision_config", None)
+    return Tower(
+        name=str(source) if str(source) == "avatars" else Path(place).name if Path(place).is_dir() else place,
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        size=_input_size(preprocessing, vision),
+        mean=tuple(preprocessing.get("image_mean") or CLIP_MEAN),
+        std=tuple(preprocessing.get("image_std") or CLIP_STD),
+    )
+
+
+def _input_size(preprocessing: dict[str, Any], vision: Any) -> int:
+    """The model's own image size if it states one, else its preprocessor's crop or resize."""
+    stated = getattr(vision, "image_size", None)
+    for value in (stated, preprocessing.get("crop_size"), preprocessing.get("size")):
+        if isinstance(value, dict):
+            value = value.get("height") or value.get("shortest_edge")
+        if isinstance(value, (list, tuple)):
+            value = value[0]
+        if value:
+            return int(value)
+    return DEFAULT_SIZE
+
+
+def _image_features(model: Any, pixels: Tensor) -> Tensor:
+    if model.config.model_type == "vision-text-dual-encoder":
+        # Its get_image_features feeds a convolutional tower's pooled [N, C, 1, 1] to a linear layer as it is.
+        return model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output.flatten(1))
+    return _features(model.get_image_features(pixel_values=pixels))
+
+
+def _features(output: Any) -> Tensor:
+    """The projected features: transformers 4 returns the tensor itself, 5 an object that holds it."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _text_limit(tower: Tower) -> int:
+    text = getattr(tower.model.config, "text_config", None)
+    stated = getattr(text, "max_position_embeddings", None) or 77
+    return min(int(stated), int(min(tower.tokenizer.model_max_length, 10**6)))
+
+
+def _encode(tower: Tower, texts: list[str]) -> Tensor:
+    # SigLIP was trained on texts padded to full length, and needs them so.
+    padding = "max_length" if str(tower.model.config.model_type).startswith("siglip") else True
+    inputs = tower.tokenizer(
+        texts, padding=padding, truncation=True, max_length=_text_limit(tower), return_tensors="pt"
+    ).to(next(tower.model.parameters()).device)
+    inputs.pop("token_type_ids", None)
+    return _features(tower.model.get_text_features(**inputs)).float()
+
+
+def _warn_of_unknown_words(tower: Tower, sentences: Sequence[str]) -> None:
+    """Names words a closed-vocabulary tokenizer maps to its unknown token, with the nearest it knows."""
+    tokenizer = tower.tokenizer
+    unknown_id = tokenizer.unk_token_id
+    if unknown_id is None or unknown_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        return  # CLIP's byte-pair vocabulary spells every word
+    words = {word.strip(".,;:!?\"'()").lower() for sentence in sentences for word in sentence.split()} - {""}
+    lost = sorted(w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"])
+    if lost:
+        known = [w for w in tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
+        hints = {w: difflib.get_close_matches(w, known, n=3, cutoff=0.6) for w in lost}
+        said = "; ".join(f"{w!r}" + (f" (near: {', '.join(near)})" if near else "") for w, near in hints.items())
+        warnings.warn(f"{tower.name} does not know {said}; it reads the sentence without", PromptWarning, stacklevel=3)

@@ -1,0 +1,323 @@
+"""A StyleGAN2 generator of any shape: latent codes in, images out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylograph.errors import LatentsError, StylographError, WeightsError, one_of
+from stylograph.nets.stylegan2 import Layer, StyleGAN2, StyleGAN2Config
+from stylograph.types import Latents
+from stylograph.weights import Checkpoint, locate, read, write
+
+NOISE_MODES = ("const", "random", "none")
+STATISTICS_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class StyleStatistics:
+    """Mean and standard deviation of every StyleSpace channel, [sum of channels] each."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Generator:
+    """A StyleGAN2 generator with its own account of its layers.
+
+    Its weights are frozen: gradients flow to the latents you render, never to the network.
+    """
+
+    def __init__(self, net: StyleGAN2, *, provenance: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> None:
+        self.net = net.eval().requires_grad_(False)
+        self.config: StyleGAN2Config = net.config
+        self.layers: tuple[Layer, ...] = net.config.layers
+        self.provenance = dict(provenance or {})
+        self.notes = tuple(notes)
+        self.dtype = torch.float32
+
+    # ---------------------------------------------------------------- making
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        offline: bool = False,
+        on_step: Callable[[int, int | None], None] | None = None,
+    ) -> Generator:
+        """Loads a generator from a known name, a file, a URL or a hub id.
+
+        source: "avatars", a name listed by `stylograph models`, a path to a rosinality .pt, an NVIDIA .pkl or a
+            stylograph .safetensors file, an http(s) URL, or a hub id "owner/repo:file".
+        dtype: precision of the synthesis network's activations; images are float32 in any case.
+        offline: use only what is already on this machine.
+        on_step: called with (bytes done, bytes in total or None) while downloading.
+        Raises `WeightsError` (or its subclass `DownloadError`). No code in the file is ever executed.
+        """
+        return cls.from_checkpoint(read(locate(source, offline=offline, on_step=on_step))).to(device, dtype)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Generator:
+        """Builds the network a checkpoint describes and fills it; every tensor has to fit."""
+        try:
+            config = StyleGAN2Config.from_dict(checkpoint.config)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"got a checkpoint with a config this version cannot read: {error}") from None
+        with torch.device("meta"):
+            net = StyleGAN2(config)
+        tensors = dict(checkpoint.tensors)
+        tensors.setdefault("mapping.w_avg", torch.zeros(config.w_dim))
+        expected = {name: tuple(t.shape) for name, t in net.state_dict().items()}
+        found = {name: tuple(t.shape) for name, t in tensors.items()}
+        if expected != found:
+            wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+            examples = "; ".join(f"{k}: got {found.get(k)}, expected {expected.get(k)}" for k in wrong[:3])
+            raise WeightsError(f"got {len(wrong)} tensors that do not fit the network: {examples}")
+        net.to_empty(device="cpu")
+        net.load_state_dict(tensors)
+        net.reset_kernels()
+        generator = cls(net, provenance=checkpoint.provenance, notes=checkpoint.notes)
+        if "mapping.w_avg" not in checkpoint.tensors:
+            net.mapping.w_avg.copy_(generator.w_samples().mean(0))
+        return generator
+
+    @classmethod
+    def random(cls, config: StyleGAN2Config, *, seed: int = 0) -> Generator:
+        """An untrained generator of the given shape, for tests and benchmarks."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(StyleGAN2(config), provenance={"untrained": True, "seed": seed})
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Generator:
+        """Moves the weights to `device` and/or sets the precision of activations; returns self."""
+        if device is not None:
+            self.net.to(device)
+        if dtype is not None:
+            self.dtype = dtype
+        return self
+
+    # ---------------------------------------------------------------- facts
+
+    @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        return self.config.resolutions
+
+    @property
+    def z_dim(self) -> int:
+        return self.config.z_dim
+
+    @property
+    def w_dim(self) -> int:
+        return self.config.w_dim
+
+    @property
+    def num_ws(self) -> int:
+        return self.config.num_ws
+
+    @property
+    def s_dim(self) -> int:
+        """Length of a StyleSpace vector."""
+        return self.layers[-1].s_slice.stop
+
+    @property
+    def device(self) -> torch.device:
+        return self.net.mapping.w_avg.device
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the config and all tensors: the same network in another file format has the same digest."""
+        state = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.net.state_dict().items()):
+            state.update(name.encode())
+            state.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return state.hexdigest()
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"Generator({c.resolution}x{c.resolution}, num_ws={c.num_ws}, w_dim={c.w_dim}, s_dim={self.s_dim})"
+
+    # ---------------------------------------------------------------- latents
+
+    def map(
+        self,
+        z: Tensor | np.ndarray,
+        *,
+        truncation: float = 1.0,
+        label: int | Sequence[int] | Tensor | None = None,
+        truncation_cutoff: int | None = None,
+    ) -> Latents:
+        """Mapping network: z [N, z_dim] -> latents in W, or in W+ when `truncation_cutoff` is given.
+
+        truncation: psi in w_avg + psi·(w - w_avg); 1 leaves w alone.
+        label: class index, one index per row, or one-hot [N, c_dim]; required by conditional generators only.
+        truncation_cutoff: truncate only the first so many of the `num_ws` vectors.
+        """
+        codes = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        if codes.ndim != 2 or codes.shape[1] != self.z_dim:
+            raise LatentsError(f"got z of shape {list(codes.shape)}; expected [N, {self.z_dim}]")
+        w = self.net.mapping(codes, self._one_hot(label, len(codes)))
+        average = self.net.mapping.w_avg
+        if truncation_cutoff is None:
+            return Latents("w", w if truncation == 1 else average.lerp(w, truncation), self)
+        ws = w[:, None].repeat(1, self.num_ws, 1)
+        ws[:, :truncation_cutoff] = average.lerp(ws[:, :truncation_cutoff], truncation)
+        return Latents("w+", ws, self)
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int | Sequence[int] = 0,
+        truncation: float = 0.7,
+        label: int | Sequence[int] | Tensor | None = None,
+    ) -> Latents:
+        """Random latents in W.
+
+        seed: image i is drawn from `seed + i`, or from `seed[i]`. The z of a seed is that of NVIDIA's generate.py,
+            so seeds people share mean the same pictures here.
+        label: see `map`; a conditional generator without it gets a class drawn from the same seed.
+        """
+        if n < 1:
+            raise LatentsError(f"got n={n}; expected at least one image")
+        seeds = [seed + i for i in range(n)] if isinstance(seed, int) else [int(s) for s in seed]
+        if len(seeds) != n:
+            raise LatentsError(f"got {len(seeds)} seeds for {n} images; expected one each")
+        if any(not 0 <= s < 2**32 for s in seeds):
+            raise LatentsError(f"got seeds {seeds}; expected whole numbers from 0 to {2**32 - 1}")
+        streams = [np.random.RandomState(s) for s in seeds]
+        z = np.stack([stream.randn(self.z_dim) for stream in streams])
+        if label is None and self.config.c_dim:
+            label = [int(stream.randint(self.config.c_dim)) for stream in streams]
+        return self.map(z, truncation=truncation, label=label)
+
+    def mean(self, n: int = 1) -> Latents:
+        """The average latent in W, `n` times."""
+        return Latents("w", self.net.mapping.w_avg.expand(n, -1).clone(), self)
+
+    def styles(self, latents: Latents) -> Latents:
+        """W or W+ -> S: every layer's style vector (StyleSpace, Wu et al. 2021), as laid out by `layers`.
+
+        ToRGB styles are without the 1/√C gain, as in StyleCLIP. Latents already in S come back unchanged.
+        """
+        self._check(latents)
+        if latents.space == "s":
+            return latents
+        ws = latents.tensor.to(self.device)
+        if latents.space == "w":
+            ws = ws[:, None].expand(-1, self.num_ws, -1)
+        return Latents("s", self.net.synthesis.styles(ws.float()), self)
+
+    def w_samples(self, n: int = STATISTICS_SAMPLES, *, seed: int = 5) -> Tensor:
+        """[n, w_dim] untruncated draws from W (uniform over the classes of a conditional generator)."""
+        stream = np.random.RandomState(seed)
+        z = stream.randn(n, self.z_dim)
+        label = stream.randint(self.config.c_dim, size=n).tolist() if self.config.c_dim else None
+        return self.map(z, label=label).tensor
+
+    def style_statistics(self, *, truncation: float = 0.7) -> StyleStatistics:
+        """Mean and population standard deviation of every S channel under truncated sampling.
+
+        The affine layers are linear, so both follow exactly from mean and covariance of the W samples (10 000; the
+        StyleCLIP code measures 100 000 S codes, truncation 0.7).
+        """
+        w = self.w_samples().double()
+        average = self.net.mapping.w_avg.double()
+        mean = average.lerp(w.mean(0), truncation)
+        covariance = torch.cov(w.T, correction=0) * truncation**2
+        means, variances = [], []
+        for layer in self.layers:
+            affine = self.net.synthesis.get_submodule(f"{layer.name}.affine")
+            matrix = affine(torch.eye(self.w_dim, device=self.device)) - affine(torch.zeros(1, self.w_dim, device=self.device))
+            matrix = matrix.double()  # [w_dim, channels]
+            means.append(affine(mean.float()[None])[0])
+            variances.append((matrix * (covariance @ matrix)).sum(0))
+        return StyleStatistics(torch.cat(means), torch.cat(variances).clamp_min(0).sqrt().float())
+
+    # ---------------------------------------------------------------- images
+
+    def render(
+        self, latents: Latents, *, noise: str = "const", up_to: int | None = None, seed: int | None = None
+    ) -> Tensor:
+        """Latents -> images [N, 3, H, W] in float32, nominally in [-1, 1], not clamped.
+
+        noise: "const" uses the noise maps of the checkpoint, "random" draws new ones (from `seed` if given),
+            "none" leaves noise out. Generators without noise inputs render the same in all three.
+        up_to: stop at this lower resolution; the smaller image is the generator's own (skip connections), not a
+            reduced copy of the large one.
+        Differentiable with respect to `latents.tensor`.
+        """
+        if noise not in NOISE_MODES:
+            raise StylographError(one_of(str(noise), NOISE_MODES, "noise mode"))
+        resolution = self.resolution if up_to is None else up_to
+        if resolution not in self.resolutions:
+            raise StylographError(one_of(str(up_to), map(str, self.resolutions), "up_to"))
+        s = self.styles(latents).tensor.to(self.device).float()
+        rng = None if seed is None else torch.Generator().manual_seed(seed)
+        stop = self.net.stop_index(resolution)
+        image = self.net.synthesis.run(s, noise=noise, rng=rng, dtype=self.dtype, stop=stop).image
+        assert image is not None
+        return image
+
+    # ---------------------------------------------------------------- files
+
+    def checkpoint(self) -> Checkpoint:
+        """The generator as plain data, in the NVIDIA layout's names."""
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.net.state_dict().items()}
+        return Checkpoint("stylegan2", self.config.to_dict(), tensors, "stylograph", self.provenance, self.notes)
+
+    def save(self, path: str | Path, *, format: str | None = None) -> list[str]:
+        """Writes the generator, atomically.
+
+        format: "safetensors" or "rosinality"; by default what the file name's ending says (.safetensors, .pt).
+        Returns remarks on what the chosen format could not hold. Raises `WeightsError` if it cannot hold the network.
+        """
+        return write(self.checkpoint(), Path(path), format=format)
+
+    # ---------------------------------------------------------------- checks
+
+    def _check(self, latents: Latents) -> None:
+        if not isinstance(latents, Latents):
+            raise LatentsError(
+                f"got {type(latents).__name__}; expected Latents, e.g. generator.sample(4) or Latents('w', tensor)"
+            )
+        want = {"w": [self.w_dim], "w+": [self.num_ws, self.w_dim], "s": [self.s_dim]}[latents.space]
+        if list(latents.tensor.shape[1:]) != want:
+            got = list(latents.tensor.shape)
+            raise LatentsError(f"got latents in {latents.space!r} of shape {got}; this generator takes {['N', *want]}")
+
+    def _one_hot(self, label: int | Sequence[int] | Tensor | None, n: int) -> Tensor | None:
+        classes = self.config.c_dim
+        if not classes:
+            if label is not None:
+                raise LatentsError("got a label; this generator is unconditional, leave the label out")
+            return None
+        if label is None:
+            raise LatentsError(f"got no label; this generator is conditional, pass label=0..{classes - 1}")
+        if isinstance(label, Tensor) and label.ndim == 2:
+            one_hot = label.to(self.device, torch.float32)
+        else:
+            index = torch.as_tensor(label, device=self.device).reshape(-1)
+            if index.is_floating_point() or int(index.min()) < 0 or int(index.max()) >= classes:
+                raise LatentsError(f"got label {label}; expected whole numbers from 0 to {classes - 1}")
+            one_hot = torch.nn.functional.one_hot(index.long(), classes).float()
+        if len(one_hot) == 1:
+            one_hot = one_hot.expand(n, -1)
+        if tuple(one_hot.shape) != (n, classes):
+            raise LatentsError(f"got labels of shape {list(one_hot.shape)}; expected [{n}, {classes}]")
+        return one_hot

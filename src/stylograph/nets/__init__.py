@@ -1,0 +1,1 @@
+"""Torch modules, each with its frozen Config. No files, no devices, no downloads."""

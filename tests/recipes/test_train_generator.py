@@ -1,0 +1,182 @@
+"""The avatars GAN recipe: resuming, growing, and what the exported file holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes.avatars import codes, sheet
+from recipes.avatars.attributes import sample_labels
+from recipes.avatars.discriminator import Block, Discriminator, Heads, minibatch_std, shift
+from recipes.avatars.export_generator import load_ema
+from recipes.avatars.gan import Renders, TrainConfig, Trainer
+from stylograph.nets.stylegan2 import fir_kernel, upsample_image
+
+TINY = TrainConfig(
+    resolution=16,
+    trunk=16,
+    batch=4,
+    channel_base=128,
+    channel_max=16,
+    latent=64,
+    mapping_steps=2,
+    bf16=False,
+    r1_every=2,
+    head_shift=1,
+)
+
+
+def pictures(side: int) -> Renders:
+    images = np.random.default_rng(0).integers(0, 256, (12, side, side, 3), dtype=np.uint8)
+    return Renders(images, {name: torch.from_numpy(row) for name, row in sample_labels(12, seed=0).items()})
+
+
+def features(x: Tensor) -> list[Tensor]:
+    return [F.avg_pool2d(x, 2), F.avg_pool2d(x, 4)]
+
+
+def test_kill_and_resume_gives_the_same_weights(tmp_path: Path) -> None:
+    whole = Trainer(replace(TINY, out=tmp_path / "a"), pictures(16), features)
+    for _ in range(4):
+        whole.train_step()
+    config = replace(TINY, out=tmp_path / "b")
+    half = Trainer(config, pictures(16), features)
+    for _ in range(2):
+        half.train_step()
+    half.save()
+    resumed = Trainer(replace(config, seed=7), pictures(16), features)
+    assert resumed.images_seen == 8
+    for _ in range(2):
+        resumed.train_step()
+    for name in ("g", "ema", "d", "heads"):
+        expected, found = getattr(whole, name).state_dict(), getattr(resumed, name).state_dict()
+        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+
+
+def test_a_step_trains_every_part(tmp_path: Path) -> None:
+    trainer = Trainer(replace(TINY, out=tmp_path), pictures(16), features)
+    before = {
+        f"{name}.{key}": value.clone()
+        for name in ("g", "ema", "d", "heads")
+        for key, value in getattr(trainer, name).named_parameters()
+    }
+    for _ in range(3):
+        numbers = trainer.train_step()
+    assert {"pixel", "feature", "g", "real", "fake", "head_real", "head_fake"} <= set(numbers)
+    for name in ("g", "ema", "d", "heads"):
+        for key, value in getattr(trainer, name).named_parameters():
+            assert not torch.equal(before[f"{name}.{key}"], value) or value.numel() == 1, f"{name}.{key}"
+
+
+def test_growing_keeps_the_picture_and_the_logits(tmp_path: Path) -> None:
+    small = Trainer(replace(TINY, out=tmp_path), pictures(16), features)
+    for _ in range(2):
+        small.train_step()
+    small.save()
+    large = Trainer(replace(TINY, out=tmp_path, resolution=32), pictures(32), features)
+    assert large.images_seen == 8
+    with torch.no_grad():
+        for before, after in ((small.g, large.g), (small.ema, large.ema)):
+            w = before.mapping(torch.randn(4, 64))
+            low = before(w[:, None].expand(-1, before.config.num_ws, -1))
+            high = after(w[:, None].expand(-1, after.config.num_ws, -1))
+            torch.testing.assert_close(high, upsample_image(low, fir_kernel(4.0)))
+        real = torch.randn(4, 3, 32, 32)
+        torch.testing.assert_close(large.d(real), small.d(F.avg_pool2d(real, 2)))
+    for _ in range(2):
+        large.train_step()
+    assert float(large.d.detail.c2.w.detach().abs().max()) > 0
+
+
+def test_growing_by_more_than_one_octave_is_refused(tmp_path: Path) -> None:
+    Trainer(replace(TINY, out=tmp_path), pictures(16)).save()
+    with pytest.raises(SystemExit, match="is at 16 px, asked for 64"):
+        Trainer(replace(TINY, out=tmp_path, resolution=64, trunk=64), pictures(64))
+
+
+def test_folded_gains_equal_the_plain_formula() -> None:
+    torch.manual_seed(0)
+    block = Block(6, 10)
+    x = torch.randn(2, 6, 8, 8)
+
+    def plain(layer: torch.nn.Module, value: Tensor, padding: int) -> Tensor:
+        return F.conv2d(value, layer.w / layer.w[0].numel() ** 0.5, layer.b, padding=padding)
+
+    y = F.leaky_relu(plain(block.c1, x, 1), 0.2) * 2**0.5
+    y = F.leaky_relu(F.avg_pool2d(plain(block.c2, y, 1), 2), 0.2) * 2**0.5
+    expected = (y + plain(block.sk, F.avg_pool2d(x, 2), 0)) / 2**0.5
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_minibatch_std_groups_by_index_modulo() -> None:
+    x = torch.zeros(8, 2, 4, 4)
+    x[[1, 3, 5, 7]] = torch.randn(4, 2, 4, 4)  # with two groups, the odd samples are one group
+    channel = minibatch_std(x)[:, 2, 0, 0]
+    assert float(channel[::2].max()) < 1e-3 < float(channel[1::2].min())
+    with pytest.raises(ValueError, match="multiple of 4"):
+        minibatch_std(x[:6])
+
+
+def test_shift_moves_by_at_most_the_given_pixels() -> None:
+    x = torch.arange(64.0).reshape(1, 1, 8, 8).repeat(16, 1, 1, 1)
+    moved = shift(x, most=2, rng=torch.Generator().manual_seed(0))
+    middle = moved[:, 0, 4, 4] - x[:, 0, 4, 4]
+    assert len(middle.unique()) > 3
+    assert float(middle.abs().max()) <= 18
+
+
+def test_export_reads_the_average_back(tmp_path: Path) -> None:
+    trainer = Trainer(replace(TINY, out=tmp_path), pictures(16))
+    trainer.train_step()
+    trainer.save()
+    net, provenance = load_ema(trainer.path)
+    assert provenance["images_seen"] == 4
+    assert not any("noise" in key or "filter" in key for key in net.state_dict())
+    assert torch.equal(net.mapping.w_avg, trainer.g.mapping.w_avg)
+    for key, value in trainer.ema.state_dict().items():
+        assert torch.equal(net.state_dict()[key], value)
+
+
+def test_heads_are_not_fed_by_a_trained_network() -> None:
+    heads = Heads(features, resolution=16)
+    assert heads(torch.zeros(3, 3, 16, 16)).shape == (2, 3)
+    assert all(key.startswith("heads.") for key in heads.state_dict())
+
+
+def test_discriminator_refuses_other_sizes() -> None:
+    with pytest.raises(ValueError, match="16 or 32, got 64"):
+        Discriminator(64, trunk=16)
+
+
+def test_kid_is_near_zero_for_the_same_distribution_only() -> None:
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(400, 20, generator=rng), torch.randn(400, 20, generator=rng)
+    assert abs(sheet.kid(a, b)) < 0.02
+    assert sheet.kid(a, b + 1) > 0.5
+
+
+def test_grid_places_pictures_row_by_row() -> None:
+    cells = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    assert sheet.grid(cells, 2)[:, :, 0].tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
+
+
+def test_latents_mean_the_labels_and_are_normal() -> None:
+    labels = {name: torch.from_numpy(row) for name, row in sample_labels(4000, seed=1).items()}
+    z = codes.latents_of(labels, 64, rng=torch.Generator().manual_seed(0))
+    found = codes.labels_of(z)
+    assert all(torch.equal(found[name], labels[name]) for name in labels)
+    assert float(z.mean(0).abs().max()) < 0.08
+    assert float((z.std(0) - 1).abs().max()) < 0.08
+
+
+def test_pairs_alone_leave_the_discriminator_alone(tmp_path: Path) -> None:
+    trainer = Trainer(replace(TINY, out=tmp_path, gan_weight=0), pictures(16), features)
+    before = trainer.d.f1.w.detach().clone()
+    assert set(trainer.train_step()) == {"pixel", "feature"}
+    assert torch.equal(before, trainer.d.f1.w)

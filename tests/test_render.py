@@ -1,0 +1,73 @@
+"""Pictures: quantisation, layout, and files that are written whole or not at all."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from stylograph.errors import ImageError, OutputError
+from stylograph.render import GAP, check_output, fit, save_picture, sheet, to_uint8
+
+
+def test_quantisation_is_the_references():
+    x = torch.tensor([-2.0, -1.0, -0.999, 0.0, 0.5, 1.0, 3.0]).view(1, 1, 1, 7).expand(1, 3, 1, 7)
+    assert to_uint8(x)[0, 0, :, 0].tolist() == [0, 0, 0, 128, 191, 255, 255]
+
+
+def test_rows_stand_under_one_another():
+    red, blue = (torch.full((2, 3, 128, 128), -1.0) for _ in range(2))
+    red[:, 0], blue[:, 2] = 1, 1
+    picture = sheet([red, blue])
+    assert picture.size == (2 * 128 + 3 * GAP, 2 * 128 + 3 * GAP)
+    assert picture.getpixel((GAP + 5, GAP + 5)) == (255, 0, 0)
+    assert picture.getpixel((GAP + 140, 2 * GAP + 128 + 5)) == (0, 0, 255)
+
+
+def test_small_tiles_are_enlarged_and_captions_get_room():
+    small = sheet([torch.zeros(1, 3, 32, 32)])
+    assert small.size == (128 + 2 * GAP, 128 + 2 * GAP)
+    assert sheet([torch.zeros(1, 3, 32, 32)], captions=["hello"]).size[1] > small.size[1]
+
+
+def test_long_captions_are_shortened():
+    assert fit("short", 100, len) == "short"
+    assert fit("a long caption", 7, len) == "a long…"
+
+
+def test_rows_of_different_sizes_are_refused():
+    with pytest.raises(ImageError, match="one size"):
+        sheet([torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16)])
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp"])
+def test_written_files_open_again(tmp_path, ending):
+    path = save_picture(Image.new("RGB", (9, 7), "red"), tmp_path / f"x{ending}", metadata={"seed": 3})
+    with Image.open(path) as again:
+        assert again.size == (9, 7)
+        if ending == ".png":
+            assert json.loads(again.text["stylograph"]) == {"seed": 3}
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_bad_places_are_refused_before_any_work(tmp_path):
+    for path in (tmp_path / "x.gif.txt", tmp_path / "no" / "x.png", tmp_path / "noending"):
+        with pytest.raises(OutputError):
+            check_output(path)
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(OutputError, match="folder"):
+        check_output(tmp_path / "d.png")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    class Full:
+        def save(self, *args, **kwargs):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left"):
+        save_picture(Full(), path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
