@@ -18,7 +18,8 @@ LAYERS = [
     {"edit", "adapt", "invert"},
     {"render", "metrics"},
     {"pipeline"},
-    {"cli", "web", "batch", "__main__"},
+    {"cli", "web", "batch"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -101,7 +101,7 @@ def teach_mapping(
     """
     rng = torch.Generator().manual_seed(seed)
     z_dim, w_dim = mapping.fc0.weight.shape[1], mapping.w_avg.shape[0]
-    sizes = {name: block.stop - block.start for name, block in BLOCKS.items()} | {"gate": 2}
+    sizes = {name: len(attribute.values) for name, attribute in ATTRIBUTES.items()}
     readout = nn.Linear(w_dim, sum(sizes.values()))
     # The mapping stores weights divided by its multiplier, hence its own rate.
     rate = 2e-3 / mapping.fc0.lr_multiplier
@@ -111,13 +111,13 @@ def teach_mapping(
     right: list[float] = []
     for step in range(steps):
         z = torch.randn(batch, z_dim, generator=rng)
-        digits = _to_digits(labels_of(z))
+        labels = labels_of(z)
         w = mapping(z)
         # Noise keeps the codes of different values apart instead of merely separable.
         shake = torch.randn(w.shape, generator=rng) * (noise * w.detach().std(0).mean())
         parts = readout(w + shake).split(list(sizes.values()), dim=1)
         loss = torch.stack(
-            [F.cross_entropy(part, digits[name], ignore_index=-1) for part, name in zip(parts, sizes, strict=True)]
+            [F.cross_entropy(part, labels[name]) for part, name in zip(parts, sizes, strict=True)]
         ).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -125,8 +125,7 @@ def teach_mapping(
         schedule.step()
         if step >= steps - 10:
             for part, name in zip(parts, sizes, strict=True):
-                asked = digits[name] >= 0
-                right.append(float((part.argmax(1) == digits[name])[asked].float().mean()))
+                right.append(float((part.argmax(1) == labels[name]).float().mean()))
     with torch.no_grad():
         w = mapping(torch.randn(10_000, z_dim, generator=rng))
         scale = spread / (w - w.mean(0)).square().mean().sqrt()

@@ -44,6 +44,8 @@ class TrainConfig:
     """At the pixel discriminator's rate the heads run ahead and the generator collapses."""
     pixel_weight: float = 10.0
     """Weight of the mean absolute difference between a pair's two pictures."""
+    square_weight: float = 0.0
+    """Weight of their mean squared difference: the absolute one alone hardly notices rare shapes early on."""
     feature_weight: float = 1.0
     """Weight of the relative difference between their features."""
     gan_weight: float = 1.0
@@ -232,8 +234,11 @@ class Trainer:
         return ws
 
     def _small(self, images: Tensor) -> Tensor:
-        factor = images.shape[-1] // self.config.trunk
-        return F.avg_pool2d(images, factor) if factor > 1 else images
+        """Pictures at the size the features see: box-averaged, or (early pairs) enlarged."""
+        side = images.shape[-1]
+        if side < self.config.trunk:
+            return F.interpolate(images, scale_factor=self.config.trunk / side, mode="bilinear")
+        return F.avg_pool2d(images, side // self.config.trunk) if side > self.config.trunk else images
 
     def _head_logits(self, images: Tensor) -> Tensor:
         assert self.heads is not None
@@ -253,7 +258,9 @@ class Trainer:
 
         log["pixel"] = (fake[:paired] - real[:paired]).abs().mean()
         loss = config.pixel_weight * log["pixel"]
-        if self.features is not None and fake.shape[-1] >= config.trunk:
+        if config.square_weight:
+            loss = loss + config.square_weight * (fake[:paired] - real[:paired]).square().mean()
+        if self.features is not None:
             log["feature"] = self._feature_distance(fake[:paired], real[:paired])
             loss = loss + config.feature_weight * log["feature"]
         if config.gan_weight:

@@ -13,7 +13,6 @@ for bit on the same machine and number of threads. Personas are not symmetric, s
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -73,8 +72,7 @@ def run(config: TrainConfig) -> None:
     stop: list[int] = []
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda number, frame: stop.append(number))
-    begin = last = saved = time.monotonic()
-    drawn = -math.inf
+    begin = last = saved = drawn = time.monotonic()
     sums: dict[str, list[float]] = {}
     count = 0
     while not stop and time.monotonic() - begin < config.minutes * 60:

@@ -193,6 +193,9 @@ def main(argv: list[str] | None = None) -> None:
     except StylographError as error:
         _say(f"stylograph: {error}")
         raise SystemExit(1) from None
+    except BrokenPipeError:  # `stylograph models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except KeyboardInterrupt:
         _say("stylograph: interrupted; nothing was written")
         raise SystemExit(130) from None

@@ -67,6 +67,8 @@ class Clip:
         self.weights = tuple(w / sum(given) for w in given)
         self.resample = resample
         self.normalization = normalization
+        self._embedded: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        """Sentences met so far: with templates each costs 79 passes of the text model."""
 
     @classmethod
     def from_pretrained(
@@ -128,13 +130,18 @@ class Clip:
         if not sentences or any(not s.strip() for s in sentences):
             raise PromptError("got an empty sentence; describe the picture you want, e.g. 'a person with blond hair'")
         chosen = ("{}",) if templates is False else IMAGENET_TEMPLATES if templates is True else tuple(templates)
-        filled = [template.format(sentence.strip()) for sentence in sentences for template in chosen]
+        for sentence in dict.fromkeys(sentences):
+            if (sentence, chosen) not in self._embedded:
+                self._embedded[sentence, chosen] = self._embed_sentence(sentence, chosen)
+        return torch.stack([self._embedded[sentence, chosen] for sentence in sentences])
+
+    def _embed_sentence(self, sentence: str, templates: tuple[str, ...]) -> Tensor:
+        filled = [template.format(sentence.strip()) for template in templates]
         parts = []
         for tower, weight in zip(self.towers, self.weights, strict=True):
-            _warn_of_unknown_words(tower, sentences)
-            features = torch.cat([_encode(tower, filled[i : i + 256]) for i in range(0, len(filled), 256)])
-            parts.append(unit_mean(features.view(len(sentences), len(chosen), -1)) * math.sqrt(weight))
-        return torch.cat(parts, dim=-1)
+            _warn_of_unknown_words(tower, sentence)
+            parts.append(unit_mean(_encode(tower, filled)) * math.sqrt(weight))
+        return torch.cat(parts)
 
     def text_direction(self, target: str, neutral: str, *, templates: bool | Sequence[str] = True) -> Tensor:
         """Δt = normalise(E(target) - E(neutral)), [D] (StyleCLIP, section 6.1). Raises `PromptError` if it vanishes."""
@@ -233,16 +240,16 @@ def _encode(tower: Tower, texts: list[str]) -> Tensor:
     return _features(tower.model.get_text_features(**inputs)).float()
 
 
-def _warn_of_unknown_words(tower: Tower, sentences: Sequence[str]) -> None:
+def _warn_of_unknown_words(tower: Tower, sentence: str) -> None:
     """Names words a closed-vocabulary tokenizer maps to its unknown token, with the nearest it knows."""
     tokenizer = tower.tokenizer
     unknown_id = tokenizer.unk_token_id
     if unknown_id is None or unknown_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         return  # CLIP's byte-pair vocabulary spells every word
-    words = {word.strip(".,;:!?\"'()").lower() for sentence in sentences for word in sentence.split()} - {""}
+    words = {word.strip(".,;:!?\"'()").lower() for word in sentence.split()} - {""}
     lost = sorted(w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"])
     if lost:
         known = [w for w in tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
         hints = {w: difflib.get_close_matches(w, known, n=3, cutoff=0.6) for w in lost}
         said = "; ".join(f"{w!r}" + (f" (near: {', '.join(near)})" if near else "") for w, near in hints.items())
-        warnings.warn(f"{tower.name} does not know {said}; it reads the sentence without", PromptWarning, stacklevel=3)
+        warnings.warn(f"{tower.name} does not know {said}; it reads the sentence without", PromptWarning, stacklevel=4)

@@ -12,7 +12,14 @@ pytest.importorskip("dicebear")
 from recipes.avatars import captions
 from recipes.avatars.attributes import ATTRIBUTES, sample_labels
 from recipes.avatars.check_clip import EDITS, directions, encode_images, encode_texts, load_clip, zero_shot
-from recipes.avatars.train_clip import ClipShape, Learner, build_model, build_tokenizer, direction_loss, export, matching_loss
+from recipes.avatars.clip_losses import direction_loss, matching_loss
+from recipes.avatars.train_clip import (
+    ClipShape,
+    Learner,
+    build_model,
+    build_tokenizer,
+    export,
+)
 
 TINY = ClipShape(widths=(8, 8, 8, 16), depths=(1, 1, 1, 1), text_width=16, text_layers=1, projection=8)
 

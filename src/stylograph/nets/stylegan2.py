@@ -179,8 +179,8 @@ def upsample_image(image: Tensor, kernel4: Tensor) -> Tensor:
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
     """(Σ_i,y,x (W·s_i)² + 1e-8)^(-1/2) for weight [O, I, 3, 3] and style [N, I] -> [N, O] (StyleGAN2, eq. 3)."""
-    energy = weight.float().square().sum(dim=(2, 3))
-    return (F.linear(style.float().square(), energy) + 1e-8).rsqrt()
+    energy = weight.square().sum(dim=(2, 3))
+    return (F.linear(style.square(), energy) + 1e-8).rsqrt()
 
 
 def _conv(x: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
@@ -235,15 +235,15 @@ class FrozenStyleConv(torch.autograd.Function):
         if ctx.clamp is not None:
             g = g.masked_fill(out.abs() >= ctx.clamp, 0.0)
         work = g * out  # the one large buffer, used again and again: a fresh one costs more than the arithmetic
-        g_scale = work.sum((2, 3)).float()
+        g_scale = work.sum((2, 3)).to(scale.dtype)
         g = torch.ops.aten.leaky_relu_backward.grad_input(g, out, 0.2, True, grad_input=work)
-        g_scale -= g.sum((2, 3)).float() * (bias * SQRT2)
+        g_scale -= g.sum((2, 3)).to(scale.dtype) * (bias * SQRT2)
         if noise is not None:
-            g_scale -= (g * (noise * SQRT2).to(g.dtype)).sum((2, 3)).float()
+            g_scale -= (g * (noise * SQRT2).to(g.dtype)).sum((2, 3)).to(scale.dtype)
         g.mul_((scale * SQRT2).to(g.dtype)[:, :, None, None])
         g = _conv_adjoint(g, weight, up_kernel)
         same = work.shape == x.shape
-        g_style = (torch.mul(g, x, out=work) if same else g * x).sum((2, 3)).float()
+        g_style = (torch.mul(g, x, out=work) if same else g * x).sum((2, 3)).to(style.dtype)
         g_x = g.mul_(style.to(g.dtype)[:, :, None, None]) if ctx.needs_input_grad[0] else None
         return g_x, g_style, g_scale / scale, None, None, None, None, None
 
@@ -315,7 +315,7 @@ class ToRGB(nn.Module):
         # Here it is the weight that is modulated: 3·C numbers instead of C·H·W, and nothing large to keep for backward.
         weight = self.weight[:, :, 0, 0] * (style / math.sqrt(c))[:, None, :]  # [N, 3, C]
         rows = x.permute(0, 2, 3, 1).reshape(n, h * w, c)
-        image = torch.bmm(rows, weight.to(x.dtype).transpose(1, 2)).float() + self.bias
+        image = torch.bmm(rows, weight.to(x.dtype).transpose(1, 2)).to(self.bias.dtype) + self.bias
         image = image.view(n, h, w, -1).permute(0, 3, 1, 2)
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 

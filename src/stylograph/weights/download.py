@@ -38,7 +38,7 @@ def locate(source: str | Path, *, offline: bool = False, on_step: OnBytes | None
         return _from_url(text, offline=offline, on_step=on_step)
     if isinstance(source, str) and _HUB_ID.fullmatch(text) and not text.lower().split(":")[0].endswith(ENDINGS):
         return _from_hub(text, offline)
-    if text.lower().endswith(ENDINGS) or os.sep in text:
+    if text.lower().endswith(ENDINGS) or "/" in text or os.sep in text:
         raise WeightsError(f"got {text!r}, where no file is; expected an existing checkpoint; check the spelling")
     raise WeightsError(
         one_of(text, REGISTRY, "model") + '; or pass a path, an http(s) URL or a hub id ("owner/repo:file")'

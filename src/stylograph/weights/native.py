@@ -108,7 +108,9 @@ def reading(path: Path) -> Any:
     try:
         yield
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error.__cause__
+        # Names out of a hostile file must not reach the terminal as control characters.
+        message = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise WeightsError(f"{path}: {message}") from error.__cause__
     except PermissionError as error:
         raise WeightsError(
             f"{path}: got no permission to read it; expected a readable file; check its rights"
