@@ -61,14 +61,21 @@ def main(options: Options) -> None:
         seconds = time.perf_counter() - start
         found = agreement(table @ wanted, fast)
         rows.append({"prompt": prompt, **found, "gradient seconds": seconds, "unknown words": len(unknown)})
-    means = {k: sum(row[k] for row in rows) / len(rows) for k in ("correlation", "rank_correlation", "top_overlap", "gradient seconds")}
+    means = {
+        k: sum(row[k] for row in rows) / len(rows)
+        for k in ("correlation", "rank_correlation", "top_overlap", "gradient seconds")
+    }
     rows.append({"prompt": "mean", **means})
     report(
         "directions",
         rows,
         channels=channels,
         finite={"seconds": finite_seconds, "images": options.images, "generator_passes": 2 * channels * options.images},
-        gradient={"images": options.gradient_images, "forward": options.gradient_images, "backward": options.gradient_images * (1 + gradient.probes)},
+        gradient={
+            "images": options.gradient_images,
+            "forward": options.gradient_images,
+            "backward": options.gradient_images * (1 + gradient.probes),
+        },
     )
     print(
         f"\n{channels} channels. Finite differences: {options.images} images, {finite_seconds:.0f} s once per generator, "

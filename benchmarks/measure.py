@@ -42,12 +42,20 @@ def in_subprocess(module: str, *arguments: str) -> dict[str, Any]:
 def report(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Prints rows as a table and keeps them in benchmarks/results/<name>.json with a word on the machine."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [[f"{row.get(c, ''):.3g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns] for row in rows]
+    cells = [columns] + [
+        [f"{row.get(c, ''):.3g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns]
+        for row in rows
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)))
     import torch
 
-    machine = {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+    machine = {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({"rows": rows, **more, "machine": machine}, indent=2) + "\n")

@@ -28,10 +28,9 @@ def build_clip(dtype: Any) -> Any:
 
 def baseline_render(net: Any, ws: Any) -> Any:
     """The StyleGAN2 synthesis in the most straightforward form."""
-    import torch
     import torch.nn.functional as F
 
-    from stylograph.nets.stylegan2 import SQRT2, fir_kernel
+    from stylograph.nets.modulation import SQRT2, fir_kernel
 
     def fir(x: Any, pad: tuple[int, int], up: int = 1) -> Any:
         n, c, h, w = x.shape

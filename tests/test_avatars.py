@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from recipes.avatars.manifest import FOLDER, manifest
 
+from recipes.avatars.manifest import FOLDER, manifest
 from stylograph import Clip, Generator, find_direction
 
 MEGABYTE = 2**20

@@ -1,6 +1,7 @@
 """A ratio is worth something only if both sides compute the same."""
 
 import torch
+
 from benchmarks.measure import timed
 from benchmarks.optimization_step import baseline_render
 

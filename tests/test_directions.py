@@ -96,13 +96,17 @@ class TestRelevance:
         config = DirectionConfig(method=method, images=2, count=5, max_resolution=8)
         before = Generator.from_checkpoint(tiny.checkpoint()).digest
         steps = []
-        first, second = (find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=config, on_step=steps.append) for _ in range(2))
+        first, second = (
+            find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=config, on_step=steps.append) for _ in range(2)
+        )
         assert torch.equal(first.delta, second.delta)
         assert Generator.from_checkpoint(tiny.checkpoint()).digest == before
         assert steps[-1].done == steps[-1].total
 
     def test_torgb_and_high_layers_are_left_alone(self, tiny, clip):
-        edit = find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(images=2, count=30, max_resolution=16))
+        edit = find_direction(
+            tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(images=2, count=30, max_resolution=16)
+        )
         for layer in tiny.layers:
             if layer.to_rgb or layer.resolution > 16:
                 assert not edit.delta[layer.s_slice].any()

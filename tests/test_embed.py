@@ -13,7 +13,7 @@ from stylograph.images import box_matrix, resize
 from stylograph.losses import direction, unit_mean
 from stylograph.templates import IMAGENET_TEMPLATES
 
-WORDS = "a an the person face robot wearing hat red blue photo of drawing".split()
+WORDS = ["a", "an", "the", "person", "face", "robot", "wearing", "hat", "red", "blue", "photo", "of", "drawing"]
 
 
 def save_tiny_clip(folder, *, seed=0, size=32, width=16):

@@ -78,14 +78,18 @@ class TestNvidia:
         close(generator.render(Latents("w+", expected["wplus_mixed"])), expected["image_const_wplus_mixed"])
 
     def test_clamping_is_kept(self, golden):
-        generator, expected = Generator.from_pretrained(GOLDEN / "nvidia_fp16_tiny.pkl"), golden(
-            "nvidia_fp16_tiny_expected.npz"
+        generator, expected = (
+            Generator.from_pretrained(GOLDEN / "nvidia_fp16_tiny.pkl"),
+            golden("nvidia_fp16_tiny_expected.npz"),
         )
         assert generator.config.conv_clamp == 256
         close(generator.render(Latents("w+", expected["ws_times_100"])), expected["image_const_ws_times_100"], 1e-4)
 
     def test_stylespace(self, golden):
-        generator, expected = Generator.from_pretrained(GOLDEN / "nvidia_tiny.pkl"), golden("nvidia_tiny_stylespace.npz")
+        generator, expected = (
+            Generator.from_pretrained(GOLDEN / "nvidia_tiny.pkl"),
+            golden("nvidia_tiny_stylespace.npz"),
+        )
         reference = golden("nvidia_tiny_expected.npz")
         s = generator.styles(Latents("w+", reference["ws"]))
         for i, layer in enumerate(generator.layers):
@@ -107,7 +111,10 @@ class TestTwins:
             close(generator.map(expected["z"]).tensor, expected["w"])
             close(generator.render(generator.map(expected["z"])), expected["image_z_nvidia"])
             close(generator.render(Latents("w+", expected["wplus"])), expected[f"image_wplus_{kind}"])
-            close(generator.render(Latents("w+", expected["wplus"]), noise="none"), expected["image_wplus_no_noise_nvidia"])
+            close(
+                generator.render(Latents("w+", expected["wplus"]), noise="none"),
+                expected["image_wplus_no_noise_nvidia"],
+            )
 
     def test_same_digest_from_either_file(self):
         digests = {Generator.from_pretrained(GOLDEN / n).digest for n in ("pair_nvidia.pkl", "pair_rosinality.pt")}
@@ -149,8 +156,10 @@ class TestConditional:
     def test_mapping_follows_the_published_formula(self, generator):
         z = torch.randn(1, 12)
         m = generator.net.mapping
+
         def unit(v):
             return v * (v.square().mean(-1, keepdim=True) + 1e-8).rsqrt()
+
         x = torch.cat([unit(z), unit(m.embed.weight[:, 2] / 3**0.5 + m.embed.bias)[None]], 1)
         for fc in (m.fc0, m.fc1):
             x = x @ (fc.weight * (0.01 / fc.weight.shape[1] ** 0.5)).T + fc.bias * 0.01
@@ -159,7 +168,7 @@ class TestConditional:
 
     @pytest.mark.parametrize("label", [None, 3, -1, [0, 1, 2], 0.5])
     def test_wrong_labels_are_explained(self, generator, label):
-        with pytest.raises(LatentsError, match="expected|pass label"):
+        with pytest.raises(LatentsError, match=r"expected|pass label"):
             generator.map(torch.zeros(2, 12), label=label)
 
     def test_cannot_become_rosinality(self, generator, tmp_path):

@@ -60,7 +60,7 @@ def run(code):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-HEAVY = "torch transformers PIL numpy huggingface_hub rich.progress safetensors".split()
+HEAVY = ["torch", "transformers", "PIL", "numpy", "huggingface_hub", "rich.progress", "safetensors"]
 
 
 @pytest.mark.parametrize(

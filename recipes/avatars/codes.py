@@ -116,9 +116,7 @@ def teach_mapping(
         # Noise keeps the codes of different values apart instead of merely separable.
         shake = torch.randn(w.shape, generator=rng) * (noise * w.detach().std(0).mean())
         parts = readout(w + shake).split(list(sizes.values()), dim=1)
-        loss = torch.stack(
-            [F.cross_entropy(part, labels[name]) for part, name in zip(parts, sizes, strict=True)]
-        ).sum()
+        loss = torch.stack([F.cross_entropy(part, labels[name]) for part, name in zip(parts, sizes, strict=True)]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

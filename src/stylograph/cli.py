@@ -20,6 +20,7 @@ from stylograph.pipeline import EditJob, SampleJob, run
 
 if TYPE_CHECKING:
     from stylograph.types import OnStep, Step
+    from stylograph.weights import KnownModel
 
 app = SubcommandApp()
 Output = Annotated[Path, arg(aliases=["-o"])]
@@ -73,7 +74,9 @@ def info(file: Positional[Path], json: bool = False) -> None:
 
 
 @app.command
-def convert(source: Positional[str], target: Positional[Path], format: str | None = None, offline: bool = False) -> None:
+def convert(
+    source: Positional[str], target: Positional[Path], format: str | None = None, offline: bool = False
+) -> None:
     """Convert a checkpoint to .safetensors or to rosinality's .pt.
 
     Args:
@@ -105,10 +108,8 @@ def models(json: bool = False) -> None:
     if json:
         print(json_module.dumps({name: asdict(model) for name, model in REGISTRY.items()}, indent=2, default=str))
         return
-    for name, model in REGISTRY.items():
-        print(f"{name:<22} {model.summary}")
-        print(f"{'':<22} licence: {model.licence}")
-        print(f"{'':<22} from:    {model.origin}\n")
+    for model in REGISTRY.values():
+        print(_about(model) + "\n")
 
 
 def _draw(job: EditJob | SampleJob, output: Path, save_edit: Path | None = None) -> None:
@@ -132,8 +133,20 @@ def _announce(source: str, offline: bool) -> None:
     from stylograph.weights import plan
 
     model = plan(source)
-    if model is not None and model.name != "avatars" and not offline:
-        _say(f"{model.name}: {model.summary}\n  licence: {model.licence}\n  from:    {model.origin}")
+    if model is not None and not offline and (model.url or model.hub):
+        _say(_about(model))
+
+
+def _about(model: KnownModel) -> str:
+    """What a user should know of a known checkpoint before it is downloaded."""
+    place = model.url or (f"hub {model.hub}" if model.hub else "shipped with stylograph")
+    size = f", {model.size / 1e6:.0f} MB" if model.size else ""
+    doubt = {"seen": "address from public documentation, not tried", "recalled": "address from memory, not tried"}
+    verified = f" ({doubt[model.verified]})" if model.verified in doubt else ""
+    return (
+        f"{model.name:<22} {model.summary}, {model.resolution}x{model.resolution}{size}\n"
+        f"{'':<22} licence: {model.licence}\n{'':<22} by:      {model.origin}\n{'':<22} from:    {place}{verified}"
+    )
 
 
 def _say(text: str) -> None:

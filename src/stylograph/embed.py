@@ -146,7 +146,9 @@ class Clip:
     def text_direction(self, target: str, neutral: str, *, templates: bool | Sequence[str] = True) -> Tensor:
         """Δt = normalise(E(target) - E(neutral)), [D] (StyleCLIP, section 6.1). Raises `PromptError` if it vanishes."""
         if target.strip().lower() == neutral.strip().lower():
-            raise PromptError(f"got the same sentence twice ({target!r}); the target has to differ from the neutral text")
+            raise PromptError(
+                f"got the same sentence twice ({target!r}); the target has to differ from the neutral text"
+            )
         new, old = self.embed_text([target, neutral], templates=templates)
         if float((new - old).norm()) < 1e-3:
             raise PromptError(
@@ -178,7 +180,16 @@ def load_tower(
             preprocessing = ImageProcessingMixin.get_image_processor_dict(place, local_files_only=offline)[0]
         except OSError:
             preprocessing = {}
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, HfHubHTTPError, SafetensorError, UnpicklingError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        ImportError,
+        RuntimeError,
+        HfHubHTTPError,
+        SafetensorError,
+        UnpicklingError,
+    ) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"{source}: got no CLIP model ({first}); expected 'avatars', a folder written by save_pretrained, or a hub "

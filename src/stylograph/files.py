@@ -1,10 +1,11 @@
-"""The one file format stylograph writes: safetensors with a JSON record under the metadata key "stylograph"."""
+"""The one file format stylograph writes: safetensors with one metadata entry, "stylograph", that says in JSON what the
+tensors are. Files appear whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,64 +16,80 @@ from stylograph.errors import OutputError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-METADATA_KEY = "stylograph"
+KEY = "stylograph"
 VERSION = 1
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    Raises `OutputError` for whatever the file system objects to.
+    """
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: the folder cannot be written to ({error.strerror})") from None
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from None
+        reason = error.strerror or error
+        raise OutputError(f"{path}: could not be written ({reason}); nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, record: Mapping[str, Any]) -> Path:
-    """Writes tensors and their record atomically; `kind` says what they are ("edit", "latents", ...)."""
+    """Writes tensors of a kind ("generator", "latents", "edit", ...) with a JSON-ready record, atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    metadata = {METADATA_KEY: json.dumps({"format": kind, "version": VERSION, **record}, ensure_ascii=False)}
+    header = json.dumps({"format": kind, "version": VERSION, **record}, sort_keys=True, ensure_ascii=False)
+    content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata=metadata)
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
+            save_file(content, temporary, metadata={KEY: header})
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(str(error)) from error
+        temporary.chmod(0o644)  # safetensors writes for the owner only
     return path
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote with this `kind`. Raises `WeightsError` for anything else."""
+    """Tensors and record of a file written by `save_tensors` with the same kind. Raises `WeightsError` otherwise."""
+    wanted = f"expected a stylograph {kind} file (.safetensors)"
+    if not path.is_file():
+        raise WeightsError(f"{path}: got a path where no file is; {wanted}")
+    try:
+        tensors, record = read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: got a damaged file ({error}); {wanted}") from error
+    if record is None:
+        raise WeightsError(f"{path}: got a safetensors file without stylograph's metadata; {wanted}")
+    if record["format"] != kind:
+        raise WeightsError(f"{path}: got a stylograph file of kind {str(record['format'])[:40]!r}; {wanted}")
+    return tensors, {key: value for key, value in record.items() if key not in ("format", "version")}
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors and record of a safetensors file; no record if it is not one of ours. Raises `ValueError` if damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
-            _check_record(path, record, kind)
-            return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118 (no dict)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; expected a stylograph {kind} file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: got a file that cannot be read ({error}); expected a stylograph {kind} file") from None
-
-
-def _check_record(path: Path, record: Any, kind: str) -> None:
-    if not isinstance(record, dict) or record.get("format") != kind:
-        what = f"a stylograph {record.get('format')} file" if isinstance(record, dict) else "a foreign safetensors file"
-        raise WeightsError(f"{path}: got {what}; expected a stylograph {kind} file")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get(KEY)
+            # Copies: the file may be replaced while its tensors are in use.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ValueError("its safetensors header or length is wrong") from error
+    if header is None:
+        return tensors, None
+    record = json.loads(header)
+    if not isinstance(record, dict) or not isinstance(record.get("format"), str):
+        raise ValueError("its stylograph metadata makes no sense")
     version = record.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise WeightsError(f"{path}: got format version {version}; this stylograph reads up to {VERSION}, update it")
+    if type(version) is not int or version > VERSION:
+        raise ValueError(
+            f"its format version is {str(version)[:20]}, this stylograph reads {VERSION}; update stylograph"
+        )
+    return tensors, record

@@ -243,7 +243,9 @@ class Generator:
         means, variances = [], []
         for layer in self.layers:
             affine = self.net.synthesis.get_submodule(f"{layer.name}.affine")
-            matrix = affine(torch.eye(self.w_dim, device=self.device)) - affine(torch.zeros(1, self.w_dim, device=self.device))
+            matrix = affine(torch.eye(self.w_dim, device=self.device)) - affine(
+                torch.zeros(1, self.w_dim, device=self.device)
+            )
             matrix = matrix.double()  # [w_dim, channels]
             means.append(affine(mean.float()[None])[0])
             variances.append((matrix * (covariance @ matrix)).sum(0))

@@ -127,7 +127,9 @@ def _edit(job: EditJob, on_step: OnStep | None) -> Result:
         edit = edit.with_strength(job.strength)
     latents = generator.sample(len(job.seed), seed=job.seed, truncation=job.truncation, label=job.label)
     before, after = (_render(generator, codes, on_step) for codes in (latents, edit(latents)))
-    gain = ((clip.embed_images(after) - clip.embed_images(before)) @ clip.text_direction(job.target, job.neutral)).mean()
+    gain = (
+        (clip.embed_images(after) - clip.embed_images(before)) @ clip.text_direction(job.target, job.neutral)
+    ).mean()
     strongest = ", ".join(f"{c.layer}[{c.index}] {c.delta:+.2f}" for c in edit.channels[:5])
     facts = edit.provenance
     remarks = [

@@ -41,8 +41,9 @@ def sheet(rows: Sequence[Tensor], *, captions: Sequence[str] = ()) -> Image:
     height, width = tiles[0].shape[1:3]
     factor = max(1, SMALLEST_TILE // min(height, width))
     height, width = height * factor, width * factor
-    font = ImageFont.load_default(size=max(12, min(28, height // 10)))
-    bar = round(font.size * 1.8) if captions else 0
+    points = max(12, min(28, height // 10))
+    font = ImageFont.load_default(size=points)
+    bar = round(points * 1.8) if captions else 0
     columns = max(len(tile) for tile in tiles)
     size = (columns * (width + GAP) + GAP, len(tiles) * (height + bar + GAP) + GAP)
     picture = Image.new("RGB", size, "white")

@@ -16,7 +16,7 @@ from recipes.avatars.attributes import sample_labels
 from recipes.avatars.discriminator import Block, Discriminator, Heads, minibatch_std, shift
 from recipes.avatars.export_generator import load_ema
 from recipes.avatars.gan import Renders, TrainConfig, Trainer
-from stylograph.nets.stylegan2 import fir_kernel, upsample_image
+from stylograph.nets.modulation import fir_kernel, upsample_image
 
 TINY = TrainConfig(
     resolution=16,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config, fir_kernel
+from stylograph.nets.modulation import fir_kernel
+from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PWNED = Path(tempfile.gettempdir()) / "stylograph_pwned"

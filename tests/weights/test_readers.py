@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stylograph.errors import WeightsError
+from stylograph.errors import OutputError, WeightsError
 from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config
 from stylograph.weights import describe, read, write
 from stylograph.weights.checkpoint import expected_shapes
@@ -348,7 +348,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(WeightsError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         write(checkpoint, path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]

@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from stylograph.errors import LatentsError, WeightsError
+from stylograph.files import load_tensors, save_tensors
 from stylograph.types import Latents
 from stylograph.weights import read
-from stylograph.weights.native import load_tensors, save_tensors
 from weights.conftest import GOLDEN
 
 
@@ -133,11 +133,11 @@ def test_the_name_never_matters(tmp_path):
 
 
 def test_tensors_with_metadata_come_back(tmp_path):
-    path = save_tensors(tmp_path / "deep" / "x.safetensors", {"a": torch.arange(3)}, "edit", {"prompt": "old"})
+    path = save_tensors(tmp_path / "x.safetensors", {"a": torch.arange(3)}, "edit", {"prompt": "old"})
     found, meta = load_tensors(path, "edit")
     assert torch.equal(found["a"], torch.arange(3))
     assert meta == {"prompt": "old"}
-    with pytest.raises(WeightsError, match="kind 'edit'; expected kind 'latents'"):
+    with pytest.raises(WeightsError, match="kind 'edit'; expected a stylograph latents file"):
         load_tensors(path, "latents")
     with pytest.raises(WeightsError, match="kind 'edit'"):
         read(path)

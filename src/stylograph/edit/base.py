@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stylograph.errors import EditError
+from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
 from stylograph.types import Latents
-from stylograph.files import load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Edit:
         """The channels it moves, strongest shift first."""
         names = [(name, i) for name, width in self.layers for i in range(width)]
         moved = self.delta.nonzero().flatten().tolist()
-        found = [Channel(*names[i], float(self.delta[i])) for i in moved]
+        found = [Channel(names[i][0], names[i][1], float(self.delta[i])) for i in moved]
         return sorted(found, key=lambda channel: -abs(channel.delta))
 
     def save(self, path: str | Path) -> Path:

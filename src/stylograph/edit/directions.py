@@ -219,8 +219,8 @@ def _gradient_relevance(
         embedded = clip.embed_images(generator.render(Latents("s", s)))
         targets = [wanted.to(embedded).expand_as(embedded)]
         targets += [torch.randn(embedded.shape, generator=stream).to(embedded) for _ in range(settings.probes)]
-        for k, direction in enumerate(targets):
-            (g,) = torch.autograd.grad(embedded, s, direction, retain_graph=k + 1 < len(targets))
+        for k, target in enumerate(targets):
+            (g,) = torch.autograd.grad(embedded, s, target, retain_graph=k + 1 < len(targets))
             g = g * std
             if k == 0:
                 slope += g.sum(0)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SQRT2 = math.sqrt(2.0)
+from stylograph.nets.modulation import SQRT2, FrozenStyleConv, conv, demodulation, fir_kernel, upsample_image
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class StyleGAN2Config:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown config fields: {', '.join(sorted(unknown))}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values."""
@@ -159,95 +160,6 @@ class Mapping(nn.Module):
         return x
 
 
-def fir_kernel(gain: float = 1.0) -> Tensor:
-    """The [4, 4] low-pass outer([1,3,3,1])/64, times `gain`."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    return torch.outer(taps, taps) * (gain / 64.0)
-
-
-def _depthwise(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
-    channels = x.shape[1]
-    return F.conv2d(x, kernel.to(x.dtype).expand(channels, 1, 4, 4), padding=padding, groups=channels)
-
-
-def upsample_image(image: Tensor, kernel4: Tensor) -> Tensor:
-    """[N, C, r, r] -> [N, C, 2r, 2r]: zero insertion, then the FIR with gain 4."""
-    channels = image.shape[1]
-    kernel = kernel4.to(image.dtype).expand(channels, 1, 4, 4)
-    return F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=channels)
-
-
-def demodulation(weight: Tensor, style: Tensor) -> Tensor:
-    """(Σ_i,y,x (W·s_i)² + 1e-8)^(-1/2) for weight [O, I, 3, 3] and style [N, I] -> [N, O] (StyleGAN2, eq. 3)."""
-    energy = weight.square().sum(dim=(2, 3))
-    return (F.linear(style.square(), energy) + 1e-8).rsqrt()
-
-
-def _conv(x: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
-    """Same-size 3x3 correlation or, with the FIR (gain 4), 3x3 convolution with up-sampling by 2."""
-    if up_kernel is None:
-        return F.conv2d(x, weight, padding=1)
-    return _depthwise(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), up_kernel, padding=1)
-
-
-def _conv_adjoint(g: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
-    """The transpose of `_conv` as a linear map of x, i.e. its gradient (the FIR is symmetric)."""
-    if up_kernel is None:
-        return F.conv_transpose2d(g, weight, padding=1)
-    return F.conv2d(_depthwise(g, up_kernel, padding=2), weight.transpose(0, 1), stride=2)
-
-
-class FrozenStyleConv(torch.autograd.Function):
-    """lrelu(d·conv(x·s) + noise + b)·√2 with constant weight and bias, in place and with little kept for backward.
-
-    Only input and output are kept, and both are kept by the neighbouring layers anyway. The gradient with respect
-    to d needs the convolution's result; it follows from the output, because lrelu'(u)·u = lrelu(u):
-    d·∂L/∂d = Σ g·out - Σ g·lrelu'·√2·(b + noise), g being the incoming gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        style: Tensor,
-        scale: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        noise: Tensor | None,
-        up_kernel: Tensor | None,
-        clamp: float | None,
-    ) -> Tensor:
-        out = _conv(x * style.to(x.dtype)[:, :, None, None], weight, up_kernel)
-        out.mul_((scale * SQRT2).to(x.dtype)[:, :, None, None]).add_((bias * SQRT2).to(x.dtype)[:, None, None])
-        if noise is not None:
-            out.add_((noise * SQRT2).to(x.dtype))
-        F.leaky_relu_(out, 0.2)
-        if clamp is not None:
-            out.clamp_(-clamp, clamp)
-        ctx.save_for_backward(x, style, scale, weight, bias, noise, up_kernel, out)
-        ctx.clamp = clamp
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, style, scale, weight, bias, noise, up_kernel, out = ctx.saved_tensors
-        if ctx.clamp is not None:
-            g = g.masked_fill(out.abs() >= ctx.clamp, 0.0)
-        work = g * out  # the one large buffer, used again and again: a fresh one costs more than the arithmetic
-        g_scale = work.sum((2, 3)).to(scale.dtype)
-        g = torch.ops.aten.leaky_relu_backward.grad_input(g, out, 0.2, True, grad_input=work)
-        g_scale -= g.sum((2, 3)).to(scale.dtype) * (bias * SQRT2)
-        if noise is not None:
-            g_scale -= (g * (noise * SQRT2).to(g.dtype)).sum((2, 3)).to(scale.dtype)
-        g.mul_((scale * SQRT2).to(g.dtype)[:, :, None, None])
-        g = _conv_adjoint(g, weight, up_kernel)
-        same = work.shape == x.shape
-        g_style = (torch.mul(g, x, out=work) if same else g * x).sum((2, 3)).to(style.dtype)
-        g_x = g.mul_(style.to(g.dtype)[:, :, None, None]) if ctx.needs_input_grad[0] else None
-        return g_x, g_style, g_scale / scale, None, None, None, None, None
-
-
 class StyleConv(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
 
@@ -284,7 +196,7 @@ class StyleConv(nn.Module):
         noise_map = self.noise_map(x, noise, rng) if self.has_noise and noise != "none" else None
         if weight.requires_grad or bias.requires_grad:
             out = x * style.to(x.dtype)[:, :, None, None]
-            out = _conv(out, weight, self.up_kernel if self.up else None)
+            out = conv(out, weight, self.up_kernel if self.up else None)
             out = out * scale.to(x.dtype)[:, :, None, None] + bias.to(x.dtype)[:, None, None]
             out = F.leaky_relu(out if noise_map is None else out + noise_map.to(x.dtype), 0.2) * SQRT2
             return out if self.clamp is None else out.clamp(-self.clamp, self.clamp)
@@ -401,4 +313,3 @@ class StyleGAN2(nn.Module):
         image = self.synthesis.run(self.synthesis.styles(ws), noise=noise, dtype=dtype).image
         assert image is not None
         return image
-

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stylograph.errors import WeightsError, one_of
+from stylograph.files import replacing
 from stylograph.weights.checkpoint import Checkpoint, damaged, refusal
 from stylograph.weights.download import locate
 from stylograph.weights.registry import REGISTRY, KnownModel, plan
@@ -41,7 +42,7 @@ def write(checkpoint: Checkpoint, path: Path, *, format: str | None = None) -> l
     """Writes a generator atomically; returns remarks on what the format could not hold.
 
     format: "safetensors" or "rosinality"; by default what the file name's ending says (.safetensors, .pt, .pth).
-    Raises `WeightsError` if the format cannot hold the network or the file cannot be written.
+    Raises `WeightsError` if the format cannot hold the network, `OutputError` if the file cannot be written.
     """
     from stylograph.weights import native, rosinality
 
@@ -52,16 +53,11 @@ def write(checkpoint: Checkpoint, path: Path, *, format: str | None = None) -> l
             raise WeightsError(f"got file name {path.name!r}; expected one ending in .safetensors or .pt, or a format")
     if format not in FORMATS:
         raise WeightsError(one_of(str(format), FORMATS, "checkpoint format"))
-    remarks: list[str] = []
     if format == "safetensors":
         native.write_generator(checkpoint, path)
-        return remarks
-
-    def save(temporary: Path) -> None:
-        with open(temporary, "wb") as stream:
-            remarks.extend(rosinality.write(checkpoint, stream))
-
-    native.write_atomically(path, save)
+        return []
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        remarks = rosinality.write(checkpoint, stream)
     return remarks
 
 

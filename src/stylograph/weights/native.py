@@ -1,56 +1,26 @@
-"""Our own files: safetensors with one metadata entry, "stylograph", that says in JSON what the tensors are."""
+"""Our own generator files (see `stylograph.files`), and the way out of whatever goes wrong in a foreign one."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stylograph.errors import WeightsError
+from stylograph.files import read_tensors, save_tensors
 from stylograph.weights.checkpoint import Checkpoint, damaged, finish, number, refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1
-KEY = "stylograph"
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], kind: str, meta: dict[str, Any]) -> Path:
-    """Writes tensors of a kind ("generator", "latents", "edit", ...) with JSON-ready metadata, atomically."""
-    from safetensors.torch import save_file
-
-    header = json.dumps({"format": kind, "version": VERSION, **meta}, sort_keys=True)
-    content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(content, temporary, metadata={KEY: header}))
-    return path
-
-
-def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file written by `save_tensors` with the same kind.
-
-    Raises `WeightsError` if it is no such file, holds another kind, or was written by a newer stylograph.
-    """
-    with reading(path):
-        if not path.is_file():
-            raise WeightsError(f"got a path where no file is; expected a stylograph {kind} file (.safetensors)")
-        tensors, meta = _open(path)
-        if meta is None:
-            raise WeightsError(
-                f"got a safetensors file without stylograph's metadata; expected a stylograph {kind} file"
-            )
-        if meta["format"] != kind:
-            raise WeightsError(f"got a stylograph file of kind {str(meta['format'])[:40]!r}; expected kind {kind!r}")
-        return tensors, {key: value for key, value in meta.items() if key not in ("format", "version")}
-
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Checkpoint | None]:
     """The tensors, and the checkpoint if they are a generator of ours; other kinds of ours are refused."""
-    tensors, meta = _open(path)
+    try:
+        tensors, meta = read_tensors(path)
+    except ValueError as error:
+        raise damaged(str(error)) from error
     if meta is None:
         return tensors, None
     if meta["format"] != "generator":
@@ -84,26 +54,8 @@ def write_generator(checkpoint: Checkpoint, path: Path) -> None:
     save_tensors(path, checkpoint.tensors, "generator", meta)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary file beside `path`, then puts it in place; a failure leaves no trace."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except WeightsError:
-        raise
-    except Exception as error:  # OSError, and what safetensors and torch make of it
-        raise WeightsError(
-            f"{path}: could not be written ({error}); check the folder, its rights and the free space"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 @contextlib.contextmanager
-def reading(path: Path) -> Any:
+def reading(path: Path) -> Iterator[None]:
     """Turns whatever goes wrong while reading a foreign file into one `WeightsError` that starts with its name."""
     try:
         yield
@@ -117,26 +69,3 @@ def reading(path: Path) -> Any:
         ) from error
     except Exception as error:  # a hostile or damaged file can make any of the parsers below trip
         raise WeightsError(f"{path}: {damaged(type(error).__name__)}") from error
-
-
-def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get(KEY)
-            # Copies: the file may be replaced while its tensors are in use.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise damaged("its safetensors header or length is wrong") from error
-    if header is None:
-        return tensors, None
-    meta = json.loads(header)
-    if not isinstance(meta, dict) or not isinstance(meta.get("format"), str):
-        raise damaged("its stylograph metadata makes no sense")
-    version = meta.get("version")
-    if type(version) is not int or version > VERSION:
-        raise refusal(
-            f"a stylograph file of format version {str(version)[:20]}", f"update stylograph, this one reads {VERSION}"
-        )
-    return tensors, meta
