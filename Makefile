@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check bench docs avatars avatars-smoke clean
+.PHONY: install demo test test-slow check bench docs clean
 
 install: $(STAMP)
 

@@ -91,6 +91,7 @@ class TestEdit:
         assert "Traceback" not in messages
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.filterwarnings("always::stylograph.errors.PromptWarning")
     def test_unknown_words_are_a_warning(self, say, tmp_path):
         code, _, messages = say("edit", "a person wearing sunglases", "--images", 4, "-o", tmp_path / "o.png")
         assert "warning: avatars does not know 'sunglases' (near: sunglasses" in messages
