@@ -6,6 +6,7 @@ from conftest import GOLDEN, TINY
 
 from stylograph import Generator, Latents
 from stylograph.errors import LatentsError, StylographError, WeightsError
+from stylograph.nets.modulation import fir_kernel, upsample_image
 from stylograph.nets.stylegan2 import StyleGAN2Config
 
 
@@ -202,6 +203,14 @@ class TestRendering:
         full = tiny.net.synthesis.run(tiny.styles(w).tensor, start=state).image
         assert torch.equal(full, tiny.render(w))
         assert torch.equal(tiny.render(w, up_to=32), tiny.render(w))
+
+    def test_image_upsampling_is_zero_insertion_and_the_fir(self):
+        image = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+        spread = torch.zeros(2, 3, 10, 12)
+        spread[..., ::2, ::2] = image
+        padded = torch.nn.functional.pad(spread, (2, 1, 2, 1)).flatten(0, 1)[:, None]
+        want = torch.nn.functional.conv2d(padded, fir_kernel(4.0)[None, None]).view(2, 3, 10, 12)
+        close(upsample_image(image), want, 1e-6)
 
     def test_noise_modes(self, tiny):
         w = tiny.sample(1)

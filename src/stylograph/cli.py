@@ -191,6 +191,8 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point: exit code 0, 1 for an error that was explained, 2 for wrong usage, 130 when interrupted."""
     # Large images are large allocations; huge pages spare the kernel most of the work (read by torch at start).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = sys.argv[1:] if argv is None else argv
     if arguments in (["--version"], ["-V"]):
         print(f"stylograph {__version__}")

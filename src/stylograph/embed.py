@@ -170,9 +170,9 @@ def load_tower(
     from transformers.utils import logging
 
     place = str(ASSETS / "avatars" / "clip") if str(source) == "avatars" else str(source)
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # for loading; downloads have their own
     try:
         model = AutoModel.from_pretrained(place, local_files_only=offline).to(device, dtype)
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline)
@@ -197,6 +197,8 @@ def load_tower(
         ) from None
     finally:
         logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
     if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
         raise WeightsError(f"{source}: got a {type(model).__name__}; expected a dual encoder such as CLIP or SigLIP")
     vision = getattr(model.config, "vision_config", None)

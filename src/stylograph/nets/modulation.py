@@ -23,11 +23,14 @@ def _depthwise(x: Tensor, kernel: Tensor, padding: int) -> Tensor:
     return F.conv2d(x, kernel.to(x.dtype).expand(channels, 1, 4, 4), padding=padding, groups=channels)
 
 
-def upsample_image(image: Tensor, kernel4: Tensor) -> Tensor:
-    """[N, C, r, r] -> [N, C, 2r, 2r]: zero insertion, then the FIR with gain 4."""
-    channels = image.shape[1]
-    kernel = kernel4.to(image.dtype).expand(channels, 1, 4, 4)
-    return F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=channels)
+def upsample_image(image: Tensor) -> Tensor:
+    """[N, C, r, r] -> [N, C, 2r, 2r]: zero insertion, then the FIR with gain 4.
+
+    Inside, that is bilinear interpolation; a frame of zeros makes it so at the edges too. On a CPU it is several
+    times faster than a transposed convolution.
+    """
+    framed = F.pad(image, (1, 1, 1, 1))
+    return F.interpolate(framed, scale_factor=2, mode="bilinear", align_corners=False)[..., 2:-2, 2:-2]
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:

@@ -235,8 +235,6 @@ class ToRGB(nn.Module):
 class Synthesis(nn.Module):
     """Style vectors -> image."""
 
-    image_kernel: Tensor
-
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.layers = config.layers
@@ -250,7 +248,6 @@ class Synthesis(nn.Module):
             block.conv1 = StyleConv(c_out, c_out, resolution, config, up=False)
             block.torgb = ToRGB(c_out, config)
             self.add_module(f"b{resolution}", block)
-        self.register_buffer("image_kernel", fir_kernel(4.0), persistent=False)
 
     def styles(self, ws: Tensor) -> Tensor:
         """W+ [N, num_ws, w_dim] -> S [N, sum of channels] (the affine layers)."""
@@ -282,7 +279,7 @@ class Synthesis(nn.Module):
             style = s[:, layer.s_slice]
             if layer.to_rgb:
                 rgb = module(x, style)
-                image = rgb if image is None else upsample_image(image, self.image_kernel) + rgb
+                image = rgb if image is None else upsample_image(image) + rgb
             else:
                 x = module(x, style, noise=noise, rng=rng)
         return State(stop, x, image)
@@ -300,9 +297,8 @@ class StyleGAN2(nn.Module):
     def reset_kernels(self) -> None:
         """Fills the constant low-pass kernels, which no checkpoint holds (after `to_empty`)."""
         for module in self.modules():
-            for name in ("up_kernel", "image_kernel"):
-                if hasattr(module, name):
-                    getattr(module, name).copy_(fir_kernel(4.0))
+            if isinstance(module, StyleConv) and module.up:
+                module.up_kernel.copy_(fir_kernel(4.0))
 
     def stop_index(self, resolution: int) -> int:
         """The layer index after which the image of `resolution` is complete."""
