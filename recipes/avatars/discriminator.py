@@ -42,7 +42,8 @@ class Equal(nn.Module):
             return F.linear(x, weight.to(x.dtype), bias)
         padding = weight.shape[-1] // 2
         if pooled:
-            weight = sum(F.pad(weight, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1)) * 0.25
+            shifted = [F.pad(weight, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1)]
+            weight = torch.stack(shifted).mean(0)
             stride = 2
         weight = weight.to(x.dtype, memory_format=torch.channels_last)
         return F.conv2d(x, weight, bias, stride=stride, padding=padding)

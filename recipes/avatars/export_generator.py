@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config
+from stylograph.weights import Checkpoint, write
 
 DROPPED = (".noise_const", ".noise_strength", ".resample_filter")
 """Flat shapes want no noise, and the resampling kernels are constants."""
@@ -61,14 +62,17 @@ def load_ema(path: Path) -> tuple[StyleGAN2, dict[str, Any]]:
             metadata = file.metadata() or {}
         config = generator_config(int(metadata["resolution"]))
         tensors, images = read_warm_start(path, "G_ema"), int(metadata["images_seen"])
+        training = "adversarial"
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
         config = StyleGAN2Config.from_dict(state["generator_config"])
         tensors, images = state["ema"], state["images"]
+        training = "latents paired with renders (recipes/avatars/codes.py), adversarial losses in the later phases"
     net = StyleGAN2(config)
     net.load_state_dict(tensors)
     provenance = {
         "recipe": "recipes/avatars/train_generator.py",
+        "training": training,
         "images_seen": images,
         "data": "DiceBear style 'personas' by Draftbit, CC BY 4.0, drawn by recipes/avatars/render.py",
     }
@@ -78,26 +82,9 @@ def load_ema(path: Path) -> tuple[StyleGAN2, dict[str, Any]]:
 def export(config: ExportConfig) -> None:
     """Write the averaged generator as a package file."""
     net, provenance = load_ema(config.state)
-    write(config.out, net, provenance)
+    tensors = {key: value.float().contiguous() for key, value in net.state_dict().items()}
+    write(Checkpoint("stylegan2", net.config.to_dict(), tensors, "stylograph", provenance), config.out)
     print(f"{config.out}: {net.config.resolution} px, {provenance['images_seen']} images seen")
-
-
-def write(path: Path, net: StyleGAN2, provenance: dict[str, Any]) -> None:
-    """Write `net` in the package's own format."""
-    import json
-
-    from safetensors.torch import save_file
-
-    header = {
-        "format": "generator",
-        "version": 1,
-        "arch": "stylegan2",
-        "config": net.config.to_dict(),
-        "provenance": provenance,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().float().contiguous() for key, value in net.state_dict().items()}
-    save_file(tensors, path, metadata={"stylograph": json.dumps(header)})
 
 
 if __name__ == "__main__":

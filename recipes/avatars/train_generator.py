@@ -3,11 +3,14 @@
 Latents and renders come in pairs (codes.py), so the generator first learns to draw what a latent means; then
 discriminators make sharp what the pairs leave open: truncated, mixed and in-between latents.
 
-    python -m recipes.avatars.train_generator --warm-start avatars64.safetensors --resolution 64 --gan-weight 0
+    python -m recipes.avatars.train_generator --warm-start avatars64.safetensors --gan-weight 0 --pairs-at 32 \\
+        --g-momentum 0.9 --g-lr 8e-3 --pixel-weight 0 --square-weight 10
+    python -m recipes.avatars.train_generator --features .work/features.safetensors
     python -m recipes.avatars.train_generator --features .work/features.safetensors --resolution 128
 
-The second command grows the state the first one left. A run goes on where it was stopped (also by SIGTERM), bit
-for bit on the same machine and number of threads. Personas are not symmetric, so pictures are never flipped.
+Every command goes on with the state of the one before; the third one grows it. A run also goes on where it was
+stopped (SIGTERM too), bit for bit on the same machine and number of threads. Personas are not symmetric, so
+pictures are never flipped.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from torch import Tensor
 from recipes.avatars import codes, sheet
 from recipes.avatars.attributes import sample_labels
 from recipes.avatars.discriminator import Block, Discriminator, Heads, minibatch_std, shift
-from recipes.avatars.export_generator import load_ema
-from recipes.avatars.gan import Renders, TrainConfig, Trainer
+from recipes.avatars.export_generator import ExportConfig, export, load_ema
+from recipes.avatars.gan import Renders, TrainConfig, Trainer, balance_styles
 from stylograph.nets.modulation import upsample_image
 
 TINY = TrainConfig(
@@ -94,6 +94,17 @@ def test_growing_keeps_the_picture_and_the_logits(tmp_path: Path) -> None:
     assert float(large.d.detail.c2.w.detach().abs().max()) > 0
 
 
+def test_blocks_above_the_pairs_add_nothing(tmp_path: Path) -> None:
+    config = replace(TINY, out=tmp_path, gan_weight=0, pairs_at=8)
+    trainer = Trainer(config, pictures(16), features)
+    trainer.train_step()
+    with torch.no_grad():
+        styles = trainer.ema.synthesis.styles(trainer.ema.mapping(torch.randn(2, 64))[:, None].expand(-1, 6, -1))
+        low = trainer.ema.synthesis.run(styles, stop=trainer.ema.stop_index(8)).image
+        high = trainer.ema.synthesis.run(styles).image
+    torch.testing.assert_close(high, upsample_image(low))
+
+
 def test_growing_by_more_than_one_octave_is_refused(tmp_path: Path) -> None:
     Trainer(replace(TINY, out=tmp_path), pictures(16)).save()
     with pytest.raises(SystemExit, match="is at 16 px, asked for 64"):
@@ -141,6 +152,31 @@ def test_export_reads_the_average_back(tmp_path: Path) -> None:
     assert torch.equal(net.mapping.w_avg, trainer.g.mapping.w_avg)
     for key, value in trainer.ema.state_dict().items():
         assert torch.equal(net.state_dict()[key], value)
+
+
+def test_export_is_a_package_file_with_the_same_pictures(tmp_path: Path) -> None:
+    from stylograph import weights
+
+    trainer = Trainer(replace(TINY, out=tmp_path), pictures(16))
+    trainer.train_step()
+    trainer.save()
+    export(ExportConfig(state=trainer.path, out=tmp_path / "generator.safetensors"))
+    found = weights.read(tmp_path / "generator.safetensors")
+    assert found.config == trainer.g.config.to_dict()
+    assert found.provenance["images_seen"] == 4
+    assert all(torch.equal(found.tensors[key], value) for key, value in trainer.ema.state_dict().items())
+
+
+def test_balancing_styles_keeps_the_pictures(tmp_path: Path) -> None:
+    net = Trainer(replace(TINY, out=tmp_path), pictures(16)).g
+    with torch.no_grad():
+        affine = net.synthesis.get_submodule("b16.conv1.affine")
+        affine.get_parameter("bias").fill_(12.0)
+        ws = net.mapping(torch.randn(4, 64))[:, None].expand(-1, net.config.num_ws, -1)
+        before = net(ws)
+        balance_styles(net)
+        torch.testing.assert_close(net(ws), before, rtol=1e-4, atol=1e-4)
+        assert float(affine(net.mapping.w_avg).abs().mean()) < 1.01
 
 
 def test_heads_are_not_fed_by_a_trained_network() -> None:
