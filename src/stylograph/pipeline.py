@@ -18,45 +18,47 @@ if TYPE_CHECKING:
     from stylograph.edit.base import Edit
     from stylograph.types import OnStep
 
-Precision = Literal["fp32", "bf16", "fp16"]
 
-
-@dataclass(frozen=True)
-class SampleJob:
-    """Draw pictures from a generator."""
+@dataclass(frozen=True, kw_only=True)
+class PictureJob:
+    """Which pictures, from which generator, and where to compute."""
 
     model: str = "avatars"
     """Generator: a name from `stylograph models`, a file, a URL or a hub id."""
-    seed: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    seed: tuple[int, ...] = (1, 2, 3, 4)
     """One picture per seed."""
     truncation: float = 0.7
     """Truncation psi: 1 is the full variety, smaller is nearer to the average picture."""
     label: int | None = None
     """Class of a conditional generator."""
-    columns: int = 8
-    """Pictures per row."""
     device: str = "auto"
     """cpu, cuda, mps, or auto."""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the generator's activations."""
     offline: bool = False
     """Never use the network."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleJob(PictureJob):
+    """Draw pictures from a generator."""
+
+    seed: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    """One picture per seed."""
+    columns: int = 8
+    """Pictures per row."""
+
+
 @dataclass(frozen=True)
-class EditJob:
+class EditJob(PictureJob):
     """Edit pictures of a generator by one sentence, with a global direction."""
 
     target: Positional[str]
     """What the pictures should show, e.g. "a person wearing sunglasses"."""
     neutral: str = "a person"
     """The same sentence without the change."""
-    model: str = "avatars"
-    """Generator: a name from `stylograph models`, a file, a URL or a hub id."""
     clip: str | None = None
     """CLIP model: a hub id or a folder; by default the avatars' own for avatars, else openai/clip-vit-base-patch32."""
-    seed: tuple[int, ...] = (1, 2, 3, 4)
-    """One picture per seed."""
     strength: float | None = None
     """How far to go (alpha); negative does the opposite, 0 nothing."""
     beta: float | None = None
@@ -67,16 +69,6 @@ class EditJob:
     """How relevance is found: by back-propagation (seconds), or by the paper's finite differences (minutes and more)."""
     images: int | None = None
     """Pictures the relevance is averaged over; default 64 (gradient) or 100 (finite)."""
-    truncation: float = 0.7
-    """Truncation psi of the pictures."""
-    label: int | None = None
-    """Class of a conditional generator."""
-    device: str = "auto"
-    """cpu, cuda, mps, or auto."""
-    precision: Precision = "fp32"
-    """Precision of the generator's activations."""
-    offline: bool = False
-    """Never use the network."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +93,13 @@ class Result:
         return save_picture(self.picture(), Path(path), metadata=self.provenance)
 
 
-def run(job: EditJob | SampleJob, *, on_step: OnStep | None = None) -> Result:
+def run(job: PictureJob, *, on_step: OnStep | None = None) -> Result:
     """Does a job. Raises `StylographError` subclasses for anything the user can mend."""
-    return _edit(job, on_step) if isinstance(job, EditJob) else _sample(job, on_step)
+    if isinstance(job, EditJob):
+        return _edit(job, on_step)
+    if isinstance(job, SampleJob):
+        return _sample(job, on_step)
+    raise TypeError(f"got a {type(job).__name__}; expected EditJob or SampleJob")
 
 
 def _sample(job: SampleJob, on_step: OnStep | None) -> Result:
@@ -141,7 +137,7 @@ def _edit(job: EditJob, on_step: OnStep | None) -> Result:
     return Result([before, after], captions, remarks, edit, _provenance(job, generator, clip=clip.name))
 
 
-def _generator(job: EditJob | SampleJob, on_step: OnStep | None) -> Any:
+def _generator(job: PictureJob, on_step: OnStep | None) -> Any:
     import torch
 
     from stylograph.errors import StylographError
@@ -192,7 +188,7 @@ def _render(generator: Any, latents: Any, on_step: OnStep | None) -> Tensor:
     return torch.cat(parts)
 
 
-def _provenance(job: EditJob | SampleJob, generator: Any, **more: str) -> dict[str, Any]:
+def _provenance(job: PictureJob, generator: Any, **more: str) -> dict[str, Any]:
     from stylograph import __version__
 
     return {"stylograph": __version__, "job": type(job).__name__, **asdict(job), "generator": generator.digest, **more}
