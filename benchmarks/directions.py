@@ -38,7 +38,7 @@ NEUTRAL = "a person"
 class Options:
     images: int = 32
     """Images the finite differences are averaged over (the paper: 100)."""
-    gradient_images: int = 64
+    gradient_images: int = 24
     """Images of the gradient way."""
     model: str = "avatars"
     clip: str = "avatars"
@@ -73,15 +73,14 @@ def main(options: Options) -> None:
         finite={"seconds": finite_seconds, "images": options.images, "generator_passes": 2 * channels * options.images},
         gradient={
             "images": options.gradient_images,
-            "forward": options.gradient_images,
-            "backward": options.gradient_images * (1 + gradient.probes),
+            "passes": options.gradient_images * gradient.steps,
         },
     )
     print(
         f"\n{channels} channels. Finite differences: {options.images} images, {finite_seconds:.0f} s once per generator, "
         f"{2 * channels * options.images} (partial) passes.\nGradient: {options.gradient_images} images, "
-        f"{means['gradient seconds']:.1f} s per sentence, {options.gradient_images} forward and "
-        f"{options.gradient_images * (1 + gradient.probes)} backward passes."
+        f"{means['gradient seconds']:.1f} s per sentence, "
+        f"{options.gradient_images * gradient.steps} forward and backward passes."
     )
 
 

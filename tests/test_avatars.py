@@ -48,21 +48,21 @@ def test_pictures_are_pictures(generator):
 PAIRS = [
     ("a person wearing sunglasses", "a person"),
     ("a person with blue hair", "a person"),
-    ("a person with a beard", "a person"),
+    ("a person in a green shirt", "a person"),
 ]
 
 
 @pytest.mark.parametrize(("target", "neutral"), PAIRS)
 def test_an_edit_makes_the_sentence_true(generator, clip, target, neutral):
-    """After the edit the CLIP, which guided it, prefers the target on most pictures (a judge of its own: part 5)."""
+    """After the edit the CLIP that guided it finds the sentence truer of nearly every picture, unseen ones."""
     edit = find_direction(generator, clip, target, neutral=neutral)
     latents = generator.sample(16, seed=100)
     wanted = clip.text_direction(target, neutral)
     before, after = (clip.embed_images(generator.render(c)) @ wanted for c in (latents, edit(latents)))
     assert float((after - before).median()) > 0.1
     assert int((after > before).sum()) >= 14
-
-
-def test_the_small_clip_tells_what_it_sees(generator, clip):
-    """Red and blue squares need no training picture: colours are told apart on anything."""
-    assert clip.embed_text("a person").shape == clip.embed_images(torch.zeros(1, 3, 64, 64)).shape
+    other = clip.text_direction("a person on a pink background", neutral)
+    strayed = (
+        clip.embed_images(generator.render(edit(latents))) - clip.embed_images(generator.render(latents))
+    ) @ other
+    assert float(strayed.median().abs()) < float((after - before).median())

@@ -60,7 +60,7 @@ class EditJob(PictureJob):
     clip: str | None = None
     """CLIP model: a hub id or a folder; by default the avatars' own for avatars, else openai/clip-vit-base-patch32."""
     strength: float | None = None
-    """How far to go (alpha); negative does the opposite, 0 nothing."""
+    """How far to go (alpha); negative does the opposite, 0 nothing. By default what the edit suggests."""
     beta: float | None = None
     """Disentanglement threshold: move only channels of at least this relevance. Larger changes less around it."""
     count: int | None = None
@@ -68,7 +68,7 @@ class EditJob(PictureJob):
     method: Literal["gradient", "finite"] = "gradient"
     """How relevance is found: by back-propagation (seconds), or by the paper's finite differences (minutes and more)."""
     images: int | None = None
-    """Pictures the relevance is averaged over; default 64 (gradient) or 100 (finite)."""
+    """Pictures the relevance is averaged over; default 24 (gradient) or 100 (finite)."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,11 @@ def _edit(job: EditJob, on_step: OnStep | None) -> Result:
     strongest = ", ".join(f"{c.layer}[{c.index}] {c.delta:+.2f}" for c in edit.channels[:5])
     facts = edit.provenance
     remarks = [
-        f"strength {edit.strength:g} along {facts['channels']} of {generator.s_dim} channels "
+        f"strength {edit.strength:.3g} along {facts['channels']} of {generator.s_dim} channels "
         f"(beta {facts['beta']:.3f}); strongest: {strongest}",
         f"similarity to the text direction rose by {float(gain):+.3f} on average",
     ]
-    captions = [job.neutral, f"{job.target}  (strength {edit.strength:g}, {facts['channels']} channels)"]
+    captions = [job.neutral, f"{job.target}  (strength {edit.strength:.3g}, {facts['channels']} channels)"]
     return Result([before, after], captions, remarks, edit, _provenance(job, generator, clip=clip.name))
 
 

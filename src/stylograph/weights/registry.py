@@ -56,7 +56,7 @@ _MODELS = [
     KnownModel(
         "avatars",
         "drawn heads, no real people; part of this package",
-        128,
+        64,
         "CC BY 4.0 (avatar style 'personas' by Draftbit)",
         "stylograph, recipes/avatars",
         verified="shipped",
