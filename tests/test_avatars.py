@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from recipes.avatars.manifest import FOLDER, manifest
 from stylograph import Clip, Generator, find_direction
