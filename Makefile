@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check bench docs clean
+.PHONY: install demo test check bench docs clean
 
 install: $(STAMP)
 
@@ -22,9 +22,6 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
-
-test-slow: install
-	$(BIN)/python -m pytest -m slow
 
 check: install
 	$(BIN)/ruff check .
