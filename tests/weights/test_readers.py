@@ -358,6 +358,8 @@ def test_bad_formats_to_write(tmp_path):
     checkpoint = read(GOLDEN / "pair_nvidia.pkl")
     with pytest.raises(WeightsError, match=r"ending in \.safetensors"):
         write(checkpoint, tmp_path / "a.bin")
+    with pytest.raises(WeightsError, match="pkl is not written"):
+        write(checkpoint, tmp_path / "a.pkl")
     with pytest.raises(WeightsError, match="expected one of: rosinality"):
         write(checkpoint, tmp_path / "a.bin", format="rosinalty")
 

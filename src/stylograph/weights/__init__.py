@@ -50,7 +50,14 @@ def write(checkpoint: Checkpoint, path: Path, *, format: str | None = None) -> l
     if format is None:
         format = next((name for name, endings in FORMATS.items() if path.suffix.lower() in endings), None)
         if format is None:
-            raise WeightsError(f"got file name {path.name!r}; expected one ending in .safetensors or .pt, or a format")
+            why = (
+                "; .pkl is not written, its loader runs source text such a file has to carry"
+                if path.suffix == ".pkl"
+                else ""
+            )
+            raise WeightsError(
+                f"got file name {path.name!r}; expected one ending in .safetensors or .pt, or a format{why}"
+            )
     if format not in FORMATS:
         raise WeightsError(one_of(str(format), FORMATS, "checkpoint format"))
     if format == "safetensors":
