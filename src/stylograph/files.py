@@ -3,6 +3,7 @@ tensors are. Files appear whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 KEY = "stylograph"
 VERSION = 1
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, read in blocks."""
+    state = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
 
 
 @contextmanager

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from stylograph.errors import ImageError, OutputError
-from stylograph.files import replacing
+from stylograph.files import KEY, replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-METADATA_KEY = "stylograph"
 GAP = 4
 SMALLEST_TILE = 128
 
@@ -92,7 +91,7 @@ def save_picture(picture: Image, path: Path, *, metadata: Mapping[str, Any] | No
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() != ".png" else {}
     if metadata is not None and path.suffix.lower() == ".png":
         info = PngInfo()
-        info.add_itxt(METADATA_KEY, json.dumps(metadata, sort_keys=True, ensure_ascii=False))
+        info.add_itxt(KEY, json.dumps(metadata, sort_keys=True, ensure_ascii=False))
         options["pnginfo"] = info
     kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower(), path.suffix[1:].upper())
     with replacing(path) as temporary:

@@ -354,6 +354,19 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_full_disk_behind_a_torch_error(tmp_path, monkeypatch):
+    def full(content, stream):
+        try:
+            raise OSError(28, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 9984 vs 9878")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write(read(GOLDEN / "pair_nvidia.pkl"), tmp_path / "a.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_formats_to_write(tmp_path):
     checkpoint = read(GOLDEN / "pair_nvidia.pkl")
     with pytest.raises(WeightsError, match=r"ending in \.safetensors"):

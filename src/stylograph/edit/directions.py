@@ -168,8 +168,8 @@ def relevance_table(
     settings = config or DirectionConfig(method="finite")
     images = settings.images or 100
     statistics = generator.style_statistics(truncation=settings.truncation)
-    limit = settings.max_resolution or generator.resolution
-    measured = [(i, la) for i, la in enumerate(generator.layers) if not la.to_rgb and la.resolution <= limit]
+    movable = _movable(generator, settings)
+    measured = [(i, layer) for i, layer in enumerate(generator.layers) if bool(movable[layer.s_slice].any())]
     total = sum(layer.channels for _, layer in measured) * images
     synthesis, done = generator.net.synthesis, 0
     table: Tensor | None = None
@@ -215,10 +215,7 @@ def _gradient_relevance(
     images = settings.images or 24
     std = generator.style_statistics(truncation=settings.truncation).std
     codes = generator.styles(generator.sample(images, seed=settings.seed, truncation=settings.truncation)).tensor
-    frozen = torch.ones(generator.s_dim, dtype=torch.bool, device=generator.device)
-    for layer in generator.layers:
-        if not layer.to_rgb and layer.resolution <= (settings.max_resolution or layer.resolution):
-            frozen[layer.s_slice] = False
+    frozen = ~_movable(generator, settings)
     path = torch.zeros(generator.s_dim, device=generator.device)
     for step in range(settings.steps):
         slope = torch.zeros_like(path)
@@ -229,6 +226,15 @@ def _gradient_relevance(
         if on_step:
             on_step(Step("following the direction", step + 1, settings.steps))
     return path / path.abs().max().clamp_min(1e-12)
+
+
+def _movable(generator: Generator, settings: DirectionConfig) -> Tensor:
+    """Which channels an edit may move, [sum of channels] bool: no ToRGB, nothing above `max_resolution`."""
+    limit = settings.max_resolution or generator.resolution
+    chosen = torch.zeros(generator.s_dim, dtype=torch.bool, device=generator.device)
+    for layer in generator.layers:
+        chosen[layer.s_slice] = not layer.to_rgb and layer.resolution <= limit
+    return chosen
 
 
 def similarity_slope(generator: Generator, clip: Clip, wanted: Tensor, s: Tensor) -> Tensor:

@@ -8,13 +8,12 @@ describe(path) -> dict    what a file is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stylograph.errors import WeightsError, one_of
-from stylograph.files import replacing
+from stylograph.files import file_digest, replacing
 from stylograph.weights.checkpoint import Checkpoint, damaged, refusal
 from stylograph.weights.download import locate
 from stylograph.weights.registry import REGISTRY, KnownModel, plan
@@ -64,18 +63,16 @@ def write(checkpoint: Checkpoint, path: Path, *, format: str | None = None) -> l
         native.write_generator(checkpoint, path)
         return []
     with replacing(path) as temporary, open(temporary, "wb") as stream:
-        remarks = rosinality.write(checkpoint, stream)
-    return remarks
+        try:
+            return rosinality.write(checkpoint, stream)
+        except RuntimeError as error:  # torch hides what the file system said behind its own complaint
+            raise OSError(str(error.__context__ or error)) from error
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What a checkpoint file is: format, architecture, config, number of parameters, sha256, size, provenance, notes."""
     checkpoint = read(path)
     buffers = ("mapping.w_avg", ".noise_const")
-    with open(path, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
     return {
         "file": str(path),
         "format": checkpoint.format,
@@ -83,7 +80,7 @@ def describe(path: Path) -> dict[str, Any]:
         "config": checkpoint.config,
         "parameters": sum(t.numel() for name, t in checkpoint.tensors.items() if not name.endswith(buffers)),
         "size": Path(path).stat().st_size,
-        "sha256": digest.hexdigest(),
+        "sha256": file_digest(path),
         "provenance": checkpoint.provenance,
         "notes": list(checkpoint.notes),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import http.client
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stylograph.errors import DownloadError
+from stylograph.files import file_digest
 from stylograph.weights.sniff import web_answer
 
 BLOCK = 1 << 18
@@ -77,13 +77,9 @@ def verify(path: Path, *, size: int | None, sha256: str | None) -> None:
         )
     if sha256 is None:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    if (found := file_digest(path)) != sha256:
         raise DownloadError(
-            f"{path.name}: got sha256 {digest.hexdigest()}; expected {sha256}; the file on the server has changed or is damaged"
+            f"{path.name}: got sha256 {found}; expected {sha256}; the file on the server has changed or is damaged"
         )
 
 
