@@ -22,6 +22,14 @@ MODELS = {
         "small dual encoder for avatars, loaded by transformers",
         "python -m recipes.avatars.render; python -m recipes.avatars.train_clip",
     ),
+    "judge.safetensors": (
+        "attribute classifier of avatars, used to score edits only",
+        "python -m recipes.avatars.render --what personas; python -m recipes.avatars.train_judge",
+    ),
+    "identity.safetensors": (
+        "identity embedding of avatars",
+        "python -m recipes.avatars.render --what personas; python -m recipes.avatars.train_identity",
+    ),
 }
 
 

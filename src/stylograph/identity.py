@@ -1,0 +1,113 @@
+"""Who is in the picture: unit vectors that are close for one person, whatever the expression.
+
+"avatars" is the small net of the embedded world; for photos of faces pass ArcFace's `model_ir_se50.pth`, the network
+behind the identity loss of StyleCLIP, e4e and pSp. Its file is not part of stylograph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylograph.assets import ASSETS
+from stylograph.errors import StylographError, WeightsError
+from stylograph.files import load_tensors
+from stylograph.nets.irse50 import ALIGNED, IRSE50, face_crop
+from stylograph.nets.recogniser import Recogniser, RecogniserConfig
+from stylograph.weights.download import locate
+from stylograph.weights.registry import plan
+from stylograph.weights.tensors import read_state_dict
+
+OUTPUT = "identity"
+"""Name of the recogniser's output that is the embedding."""
+FACES = "a face recogniser (ArcFace IR-SE50, model_ir_se50.pth)"
+
+
+class Identity:
+    """A frozen recogniser.
+
+    name: "avatars" or the name of the file.
+    size: side of the pictures it works on; others are resampled (64 for the avatars, 256 for ArcFace, which expects
+        faces aligned like those of FFHQ).
+    """
+
+    def __init__(self, network: nn.Module, look: Callable[[Tensor], Tensor], *, name: str, size: int) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self._look = look
+        self.name = name
+        self.size = size
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "cpu", offline: bool = False
+    ) -> Identity:
+        """The recogniser of a source.
+
+        source: "avatars", or an IR-SE50 file (a plain state dict): a path, an http(s) URL or a hub id
+            "owner/repo:file".
+        offline: use only files that are on this machine.
+        Raises `WeightsError` for a file that holds another network. No code in the file is executed.
+        """
+        if str(source) == "avatars":
+            return _avatars(ASSETS / "avatars" / "identity.safetensors", device)
+        if plan(source) is not None:
+            raise WeightsError(f"got {str(source)!r}, a generator; expected 'avatars' or the file of {FACES}")
+        return _arcface(locate(source, offline=offline), device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [-1, 1], any size -> unit vectors [N, D] in float32; differentiable."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise StylographError(f"got images of shape {list(images.shape)}; expected [N, 3, H, W] in [-1, 1]")
+        return F.normalize(self._look(images.to(self.device).float()), dim=1)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Cosines [N] of two batches, each of images [N, 3, H, W] or of vectors [N, D] from `embed`; 1 of a kind fits N."""
+        u, v = (x.to(self.device) if x.ndim == 2 else self.embed(x) for x in (a, b))
+        if len(u) != len(v) and 1 not in (len(u), len(v)):
+            raise StylographError(f"got {len(u)} pictures to compare with {len(v)}; expected equal numbers, or one")
+        return (u * v).sum(1)
+
+
+def _avatars(path: Path, device: str | torch.device) -> Identity:
+    tensors, record = load_tensors(path, "identity")
+    try:
+        config = RecogniserConfig.from_dict(record["config"])
+        network = Recogniser(config)
+        network.load_weights(tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: got an identity net that contradicts itself ({' '.join(str(error).split())[:200]}); expected a file written by "
+            "recipes.avatars.train_identity; reinstall stylograph"
+        ) from error
+    network = network.to(device)
+    return Identity(network, lambda images: network(images)[OUTPUT], name="avatars", size=config.size)
+
+
+def _arcface(path: Path, device: str | torch.device) -> Identity:
+    found, _ = read_state_dict(path, expected=FACES)
+    with torch.device("meta"):  # 44 million random numbers take longer than reading the file
+        network = IRSE50()
+    wanted = network.state_dict()
+    counters = {name: torch.zeros((), dtype=torch.long) for name in wanted if name.endswith("num_batches_tracked")}
+    shapes = {name: list(tensor.shape) for name, tensor in found.items() if name not in counters}
+    expected = {name: list(tensor.shape) for name, tensor in wanted.items() if name not in counters}
+    if shapes != expected:
+        wrong = sorted(n for n in shapes.keys() | expected.keys() if shapes.get(n) != expected.get(n))
+        examples = "; ".join(
+            f"{n[:60]}: got {shapes.get(n, 'nothing')}, expected {expected.get(n, 'nothing')}" for n in wrong[:3]
+        )
+        raise WeightsError(
+            f"{path}: got {len(wrong)} tensors that do not fit ({examples}); expected {FACES}; "
+            "pass the file as its authors published it"
+        )
+    network.load_state_dict({**{n: found[n] for n in expected}, **counters}, assign=True)
+    network = network.to(device)
+    return Identity(network, lambda images: network(face_crop(images)), name=Path(path).stem, size=ALIGNED)
