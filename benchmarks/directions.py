@@ -1,23 +1,31 @@
-"""How well the gradient way to channel relevance agrees with the paper's finite differences, and what each costs.
+"""How well each way to channel relevance agrees with the paper's finite differences, and what it costs.
 
-    python -m benchmarks.directions [--images 100]
+    python -m benchmarks.directions [--images 8] [--edits]
 
-On the embedded avatars. The table of the finite way does not depend on the text, so it is made once for all prompts.
+On the embedded avatars. Two tables are measured from different pictures: how well they agree with each other is what a
+third, equally good measurement can be expected to reach. Every other way is compared with both, from pictures neither
+has seen; "same pictures" uses those of the table, so that only the way itself differs. `--edits` has
+the shipped judge, which no way sees, look at the edits they make, at equal lengths of the whole shift.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import tyro
+from torch import Tensor
 
 from benchmarks.measure import report
-from stylograph import Clip, DirectionConfig, Generator
-from stylograph.edit.directions import agreement, relevance, relevance_table
+from stylograph import Clip, Generator, Latents
+from stylograph.edit.directions import DirectionConfig, agreement, choose_beta, cosines, follow, relevance
+from stylograph.edit.table import DirectionTable, MeasureConfig, measure_table, movable
+from stylograph.metrics import Judge, Probabilities, leakage, success
 
 PROMPTS = (
     "a person wearing sunglasses",
@@ -32,56 +40,121 @@ PROMPTS = (
     "a person with dark skin",
 )
 NEUTRAL = "a person"
+EDITS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "a person wearing sunglasses": ("eyes", ("sunglasses",), ()),
+    "a person wearing glasses": ("eyes", ("glasses",), ()),
+    "a person with a big smile": ("mouth", ("bigSmile",), ()),
+    "a person with a pacifier": ("mouth", ("pacifier",), ()),
+    "a person in a green shirt": ("clothes_colour", ("green",), ()),
+    "a person in a red shirt": ("clothes_colour", ("red",), ()),
+    "a person with blue hair": ("hair_colour", ("blue",), ()),
+    "a person with blond hair": ("hair_colour", ("blond",), ()),
+    "a person with dark skin": ("skin", ("dark",), ()),
+    "a bald person": ("hair_style", ("bald", "balding"), ("hair_colour",)),
+}
+"""Sentence -> attribute, the values that fulfil it, other attributes that change with it by nature."""
+LENGTHS = (3.0, 5.0, 8.0, 15.0)
+"""Lengths of the whole shift in standard deviations."""
+
+
+ELSEWHERE = 1000
+"""Seed of pictures that no table is measured on."""
+Answer = Callable[[Tensor], Tensor]
+"""Text direction -> relevance of every channel."""
+FIGURES = ("correlation", "rank_correlation", "top_overlap")
 
 
 @dataclass(frozen=True)
 class Options:
-    images: int = 32
-    """Images the finite differences are averaged over (the paper: 100)."""
-    gradient_images: int = 24
-    """Images of the gradient way."""
+    images: int = 3
+    """Images of each of the two tables (the paper: 100)."""
     model: str = "avatars"
     clip: str = "avatars"
+    edits: bool = False
+    """Compare the edits as well (avatars only; some minutes more)."""
 
 
 def main(options: Options) -> None:
     generator, clip = Generator.from_pretrained(options.model), Clip.from_pretrained(options.clip)
-    channels = sum(layer.channels for layer in generator.layers if not layer.to_rgb)
+    channels = int(movable(generator).sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # words the small CLIP does not know
+        texts = [clip.text_direction(prompt, NEUTRAL) for prompt in PROMPTS]
     start = time.perf_counter()
-    table = relevance_table(generator, clip, config=DirectionConfig(method="finite", images=options.images))
-    finite_seconds = time.perf_counter() - start
-    gradient = DirectionConfig(images=options.gradient_images)
+    seeds = (0, options.images)
+    tables = [measure_table(generator, clip, config=MeasureConfig(images=options.images, seed=s)) for s in seeds]
+    table_seconds = (time.perf_counter() - start) / 2
+
+    def sketch(seed: int, images: int, probes: int) -> Answer:
+        config = DirectionConfig(seed=seed, images=images, probes=probes)
+        return lambda wanted: cosines(generator, clip, wanted, config=config) * movable(generator)
+
+    def gradient(wanted: Tensor) -> Tensor:
+        return relevance(generator, clip, wanted, config=DirectionConfig(seed=ELSEWHERE))
+
+    ways: list[tuple[str, list[Answer], int]] = [
+        ("another table", [table.relevance for table in reversed(tables)], 2 * channels * options.images),
+        ("cosines, same pictures", [sketch(s, options.images, 16) for s in seeds], options.images * (2 + 16)),
+        ("cosines, 24 pictures", [sketch(ELSEWHERE, 24, 4)], 24 * (2 + 4)),
+        ("cosines, 64 pictures", [sketch(ELSEWHERE, 64, 4)], 64 * (2 + 4)),
+        ("gradient", [gradient], 24 * (2 + 4) + 24 * 2 * DirectionConfig().steps),
+    ]
     rows: list[dict[str, Any]] = []
-    for prompt in PROMPTS:
-        with warnings.catch_warnings(record=True) as unknown:
-            warnings.simplefilter("always")
-            wanted = clip.text_direction(prompt, NEUTRAL)
+    for name, functions, passes in ways:
         start = time.perf_counter()
-        fast = relevance(generator, clip, wanted, config=gradient)
-        seconds = time.perf_counter() - start
-        found = agreement(table @ wanted, fast)
-        rows.append({"prompt": prompt, **found, "gradient seconds": seconds, "unknown words": len(unknown)})
-    means = {
-        k: sum(row[k] for row in rows) / len(rows)
-        for k in ("correlation", "rank_correlation", "top_overlap", "gradient seconds")
-    }
-    rows.append({"prompt": "mean", **means})
-    report(
-        "directions",
-        rows,
-        channels=channels,
-        finite={"seconds": finite_seconds, "images": options.images, "generator_passes": 2 * channels * options.images},
-        gradient={
-            "images": options.gradient_images,
-            "passes": options.gradient_images * gradient.steps,
-        },
-    )
+        answers = [[function(wanted) for wanted in texts] for function in functions]
+        seconds = (time.perf_counter() - start) / len(functions) / len(texts)
+        compared = [
+            agreement(table.relevance(wanted), answers[i % len(answers)][k])
+            for i, table in enumerate(tables)
+            for k, wanted in enumerate(texts)
+        ]
+        means = {figure: sum(one[figure] for one in compared) / len(compared) for figure in FIGURES}
+        cost = table_seconds if name == "another table" else seconds
+        rows.append({"way": name, **means, "passes": passes, "seconds": cost})
+    made = edits(generator, clip, tables[0]) if options.edits else []
+    report("directions", rows, channels=channels, images=options.images, prompts=PROMPTS, edits=made)
     print(
-        f"\n{channels} channels. Finite differences: {options.images} images, {finite_seconds:.0f} s once per generator, "
-        f"{2 * channels * options.images} (partial) passes.\nGradient: {options.gradient_images} images, "
-        f"{means['gradient seconds']:.1f} s per sentence, "
-        f"{options.gradient_images * gradient.steps} forward and backward passes."
+        f"\n{channels} channels, tables of {options.images} images, means over {len(PROMPTS)} sentences and both tables.\n"
+        "Passes: a render with its embedding is one, going back through both another one (weights are frozen). A table's\n"
+        "passes and seconds are spent once for all sentences, and only run the layers after the moved one; the others'\n"
+        "are spent on every sentence."
     )
+    for row in made:
+        print("success / leak  " + "  ".join(f"{key}: {value}" for key, value in row.items()))
+
+
+def edits(generator: Generator, clip: Clip, table: DirectionTable, *, seed: int = 9000) -> list[dict[str, Any]]:
+    """Success and leak of the edits of every way, means over the sentences, 32 pictures each."""
+    judge, std = Judge.from_pretrained(), generator.style_statistics().std
+    codes = generator.styles(generator.sample(32, seed=seed)).tensor
+    wide = DirectionConfig(images=64)
+    ways: dict[str, tuple[str, Answer]] = {
+        "path alone": ("gradient", lambda wanted: follow(generator, clip, wanted)),
+        "gradient": ("gradient", lambda wanted: relevance(generator, clip, wanted)),
+        "finite": ("finite", table.relevance),
+        "cosines": ("gradient", lambda wanted: cosines(generator, clip, wanted, config=wide) * movable(generator)),
+    }
+
+    def told(s: Tensor) -> Probabilities:
+        return judge.probabilities(generator.render(Latents("s", s)).clamp(-1, 1))
+
+    before, rows = told(codes), []
+    for name, (method, way) in ways.items():
+        figures: dict[float, list[tuple[float, float]]] = {length: [] for length in LENGTHS}
+        for sentence, (attribute, names, exempt) in EDITS.items():
+            found = way(clip.text_direction(sentence, NEUTRAL))
+            kept = found.where(found.abs() >= choose_beta(found, DirectionConfig(method=method)), 0.0)
+            values = [judge.value(attribute, value) for value in names]
+            fresh = ~success(before, attribute, values)
+            for length in LENGTHS:
+                after = told(codes + length * F.normalize(kept, dim=0) * std)
+                reached = float(success(after, attribute, values)[fresh].float().mean())
+                leak = leakage(before, after, hidden=judge.hidden, exempt=(attribute, *exempt)).share
+                figures[length].append((reached, leak))
+        means = {length: torch.tensor(pairs).mean(0).tolist() for length, pairs in figures.items()}
+        rows.append({"way": name} | {f"{length:g} σ": f"{m[0]:.2f} / {m[1]:.3f}" for length, m in means.items()})
+    return rows
 
 
 if __name__ == "__main__":

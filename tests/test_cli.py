@@ -28,7 +28,7 @@ def say(capsys):
     return run
 
 
-EDIT = ("edit", "a person wearing sunglasses", "--images", 8)
+EDIT = ("edit", "a person wearing sunglasses")
 
 
 class TestEdit:
@@ -36,14 +36,14 @@ class TestEdit:
         out = tmp_path / "out.png"
         code, _, messages = say(*EDIT, "--seed", 1, 2, "-o", out, "--count", 15, "--strength", 3.5)
         assert code == 0
-        assert "strength 3.5 along 15 of" in messages
+        assert "moves 15 of" in messages
         assert "strongest: b" in messages
         with Image.open(out) as picture:
             assert picture.width < picture.height * 1.2  # two columns, two rows and captions
             job = json.loads(picture.text["stylograph"])
-        assert job["target"] == "a person wearing sunglasses"
-        assert job["seed"] == [1, 2]
-        assert job["generator"] == Generator.from_pretrained("avatars").digest
+        assert job["job"]["target"] == "a person wearing sunglasses"
+        assert job["job"]["seed"] == [1, 2]
+        assert job["models"]["generator"] == Generator.from_pretrained("avatars").digest
 
     def test_same_job_same_bytes(self, say, tmp_path):
         for name in ("a.png", "b.png"):
@@ -63,7 +63,7 @@ class TestEdit:
         assert done.stdout == ""
         assert "\x1b" not in done.stderr
         assert "━" not in done.stderr
-        assert len(done.stderr.splitlines()) == 3
+        assert len(done.stderr.splitlines()) == 4
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -80,6 +80,15 @@ class TestEdit:
             (("edit", "a bald person", "-o", "nowhere/out.png"), "does not exist"),
             (("edit", "a bald person", "-o", "out.exe"), "expected one of .png"),
             (("edit", "a bald person", "--seed"), "no seeds"),
+            (("edit",), "no saved edit"),
+            (("edit", "--edit", "gone.safetensors"), "where no file is"),
+            (("edit", "a bald person", "--lock", "b999"), "names no layer"),
+            (("edit", "a bald person", "--identity", "gone.pth"), "gone.pth"),
+            (("edit", "a bald person", "--method", "optimize", "--optimize.space", "z"), "space"),
+            (("sweep", "a bald person", "-o", "out.txt"), "expected one of .png"),
+            (("grid", ""), "empty sentence"),
+            (("imagine", ""), "empty sentence"),
+            (("rerun", "gone.png"), "gone.png"),
         ],
     )
     def test_mistakes_are_explained_in_one_line(self, say, tmp_path, monkeypatch, arguments, said):
@@ -93,7 +102,7 @@ class TestEdit:
 
     @pytest.mark.filterwarnings("always::stylograph.errors.PromptWarning")
     def test_unknown_words_are_a_warning(self, say, tmp_path):
-        code, _, messages = say("edit", "a person wearing sunglases", "--images", 4, "-o", tmp_path / "o.png")
+        code, _, messages = say("edit", "a person wearing sunglases", "-o", tmp_path / "o.png")
         assert "warning: avatars does not know 'sunglases' (near: sunglasses" in messages
         assert code in (0, 1)
 
@@ -106,6 +115,94 @@ class TestEdit:
         assert code == 130
         assert "interrupted" in messages
         assert not list(tmp_path.iterdir())
+
+
+def text_of(path):
+    with Image.open(path) as picture:
+        return json.loads(picture.text["stylograph"])
+
+
+def size_of(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+class TestOtherWays:
+    def test_a_sweep_is_a_strip_or_an_animation(self, say, tmp_path):
+        common = ("sweep", "a person with blue hair", "--seed", 1, 2, "--strengths", 0, 1, 2)
+        assert say(*common, "-o", tmp_path / "s.png")[0] == 0
+        width, height = size_of(tmp_path / "s.png")
+        assert width > height  # three columns, two rows
+        assert say(*common, "--frames", 5, "-o", tmp_path / "s.gif")[0] == 0
+        with Image.open(tmp_path / "s.gif") as animation:
+            assert animation.n_frames == 8  # there and back again
+
+    def test_a_grid_has_a_row_per_number_of_channels(self, say, tmp_path):
+        out = tmp_path / "g.png"
+        assert say("grid", "a person with blue hair", "--alphas", 0, 1, "--counts", 5, 50, 200, "-o", out)[0] == 0
+        width, height = size_of(out)
+        assert height > width
+
+    def test_saved_edits_are_stacked(self, say, tmp_path):
+        for name, sentence in (("blue", "a person with blue hair"), ("dark", "a person wearing sunglasses")):
+            file = tmp_path / f"{name}.safetensors"
+            assert say("edit", sentence, "--seed", 1, "-o", tmp_path / "x.png", "--save-edit", file)[0] == 0
+        files = [tmp_path / "blue.safetensors", tmp_path / "dark.safetensors"]
+        code, _, messages = say("edit", "--edit", *files, "--seed", 1, 2, "-o", tmp_path / "both.png")
+        assert code == 0
+        assert "blue hair" in messages
+        assert "sunglasses" in messages
+        more = ("edit", "a person in a green shirt", "--edit", files[0], "--seed", 1, "-o", tmp_path / "three.png")
+        assert say(*more, "--save-edit", tmp_path / "all.safetensors")[0] == 0
+        assert len(load_edit(tmp_path / "all.safetensors").parts) == 2
+
+    def test_optimization(self, say, tmp_path):
+        quick = ("--optimize.steps", 3, "--method", "optimize", "--seed", 1)
+        code, _, messages = say("edit", "a person with blue hair", *quick, "-o", tmp_path / "o.png")
+        assert code == 0
+        assert "automatic strength" in messages
+
+    def test_a_mapper_is_trained_once(self, say, tmp_path, monkeypatch):
+        monkeypatch.setenv("STYLOGRAPH_CACHE", str(tmp_path / "cache"))
+        quick = ("--mapper.steps", 2, "--mapper.images", 10, "--mapper.held-out", 2, "--method", "mapper", "--seed", 1)
+        for name in ("a.png", "b.png"):
+            assert say("edit", "a person with blue hair", *quick, "-o", tmp_path / name)[0] == 0
+        assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+        assert len(list((tmp_path / "cache" / "mappers").iterdir())) == 1
+
+    def test_imagine(self, say, tmp_path):
+        out = tmp_path / "i.png"
+        assert say("imagine", "a person with blue hair", "--optimize.steps", 3, "--seed", 1, 2, "-o", out)[0] == 0
+        assert text_of(out)["job"]["kind"] == "ImagineJob"
+
+
+class TestRerun:
+    @pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+    def test_the_same_bytes(self, say, tmp_path, ending):
+        out = tmp_path / f"a.{ending}"
+        assert say(*EDIT, "--seed", 3, 4, "--count", 20, "-o", out)[0] == 0
+        code, _, messages = say("rerun", out)
+        assert code == 0
+        assert f"identical to {out}" in messages
+        assert (tmp_path / f"a-again.{ending}").read_bytes() == out.read_bytes()
+
+    def test_other_models_are_noticed(self, say, tmp_path):
+        from stylograph.render import save_picture
+
+        assert say(*EDIT, "--seed", 3, "-o", tmp_path / "a.png")[0] == 0
+        told = text_of(tmp_path / "a.png")
+        told["models"]["generator"] = "0" * 64
+        save_picture(Image.new("RGB", (4, 4)), tmp_path / "b.png", metadata=told)
+        code, _, messages = say("rerun", tmp_path / "b.png")
+        assert code == 1
+        assert "other models" in messages
+
+    def test_a_job_of_another_version(self, say, tmp_path):
+        from stylograph.render import save_picture
+
+        for job in ({}, {"kind": "Dance"}, {"kind": "EditJob", "colour": 3}):
+            save_picture(Image.new("RGB", (4, 4)), tmp_path / "b.png", metadata={"job": job})
+            assert say("rerun", tmp_path / "b.png")[0] == 1
 
 
 def test_sample(say, tmp_path):

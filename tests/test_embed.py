@@ -169,6 +169,19 @@ class TestText:
         with pytest.raises(PromptError, match="same sentence"):
             clip.text_direction(target, neutral)
 
+    def test_several_neutral_sentences(self, clip):
+        neutral = ["a person", "a face", "a drawing of a person"]
+        old = F.normalize(clip.embed_text(neutral).mean(0), dim=0)
+        want = direction(clip.embed_text("a robot")[0], old)
+        assert torch.allclose(clip.text_direction("a robot", neutral), want, atol=1e-6)
+        assert torch.allclose(
+            clip.text_direction("a robot", ["a person"]), clip.text_direction("a robot", "a person"), atol=1e-6
+        )
+        with pytest.raises(PromptError, match="same sentence"):
+            clip.text_direction("a robot", ["a person", "A robot"])
+        with pytest.raises(PromptError, match="empty"):
+            clip.text_direction("a robot", [])
+
     def test_reference_direction(self, golden):
         expected = golden("stylespace_relevance.npz")
         got = direction(unit_mean(expected["text_target"]), unit_mean(expected["text_neutral"]))

@@ -17,6 +17,8 @@ LAYERS = [
     {"generator", "embed", "identity"},
     {"edit", "adapt", "invert"},
     {"render", "metrics"},
+    {"jobs"},
+    {"world"},
     {"pipeline"},
     {"cli", "web", "batch"},
     {"__main__"},

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from stylograph.errors import ImageError, OutputError
-from stylograph.render import GAP, check_output, fit, save_picture, sheet, to_uint8
+from stylograph.render import GAP, check_output, fit, read_metadata, save_animation, save_picture, sheet, to_uint8
 
 
 def test_quantisation_is_the_references():
@@ -47,7 +47,45 @@ def test_written_files_open_again(tmp_path, ending):
         assert again.size == (9, 7)
         if ending == ".png":
             assert json.loads(again.text["stylograph"]) == {"seed": 3}
+    assert read_metadata(path) == {"seed": 3}
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".mp4"])
+def test_animations_hold_their_frames_and_their_job(tmp_path, ending):
+    if ending == ".mp4":
+        pytest.importorskip("imageio_ffmpeg")
+    frames = [Image.new("RGB", (33, 17), (80 * i, 40, 0)) for i in range(3)]
+    job = {"target": "a person with \u00e9clat", "seed": [1, 2]}
+    path = save_animation(frames, tmp_path / f"x{ending}", metadata=job)
+    if ending == ".mp4":
+        assert json.dumps(job, sort_keys=True).encode() in path.read_bytes()
+        assert count_frames(path) == 3
+    else:
+        with Image.open(path) as again:
+            assert (again.n_frames, again.size, again.info["loop"]) == (3, (33, 17), 0)
+        assert read_metadata(path) == job
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def count_frames(path):
+    import imageio.v2 as imageio
+
+    with imageio.get_reader(path) as reader:
+        return reader.count_frames()
+
+
+def test_pictures_without_a_job(tmp_path):
+    Image.new("RGB", (9, 7)).save(tmp_path / "plain.png")
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    for name in ("plain.png", "junk.png", "missing.png"):
+        with pytest.raises(ImageError, match="expected"):
+            read_metadata(tmp_path / name)
+
+
+def test_headings_get_room():
+    row = torch.zeros(2, 3, 32, 32)
+    assert sheet([row], headings=["-1", "1"]).size[1] > sheet([row]).size[1]
 
 
 def test_bad_places_are_refused_before_any_work(tmp_path):

@@ -7,6 +7,8 @@
     edit = find_direction(generator, clip, "a person wearing sunglasses", neutral="a person")
     images = generator.render(edit(generator.sample(4, seed=1)))
 
+`optimize` and `train_mapper` are the other two ways to an edit, `find_strength` says how far to go with it.
+
 Names are loaded when first used, so that importing the package costs nothing.
 """
 
@@ -20,10 +22,16 @@ from stylograph.errors import StylographError, WeightsError
 
 if TYPE_CHECKING:
     from stylograph.edit.base import Edit, load_edit
-    from stylograph.edit.directions import DirectionConfig, find_direction
+    from stylograph.edit.config import DirectionConfig, MapperTraining, OptimizeConfig, StrengthConfig
+    from stylograph.edit.directions import find_direction
+    from stylograph.edit.mapper import load_mapper, train_mapper
+    from stylograph.edit.optimize import optimize
+    from stylograph.edit.strength import find_strength
     from stylograph.embed import Clip
     from stylograph.generator import Generator
-    from stylograph.pipeline import EditJob, SampleJob, run
+    from stylograph.identity import Identity
+    from stylograph.jobs import EditJob, GridJob, ImagineJob, SampleJob, SweepJob
+    from stylograph.pipeline import rerun, run
     from stylograph.types import Latents, Step
 
 __version__ = "0.1.0"
@@ -33,29 +41,53 @@ __all__ = [
     "Edit",
     "EditJob",
     "Generator",
+    "GridJob",
+    "Identity",
+    "ImagineJob",
     "Latents",
+    "MapperTraining",
+    "OptimizeConfig",
     "SampleJob",
     "Step",
+    "StrengthConfig",
     "StylographError",
+    "SweepJob",
     "WeightsError",
     "errors",
     "find_direction",
+    "find_strength",
     "load_edit",
+    "load_mapper",
+    "optimize",
+    "rerun",
     "run",
+    "train_mapper",
 ]
 
 _HOME = {
     "Clip": "embed",
-    "DirectionConfig": "edit.directions",
+    "DirectionConfig": "edit.config",
     "Edit": "edit.base",
-    "EditJob": "pipeline",
+    "EditJob": "jobs",
     "Generator": "generator",
+    "GridJob": "jobs",
+    "Identity": "identity",
+    "ImagineJob": "jobs",
     "Latents": "types",
-    "SampleJob": "pipeline",
+    "MapperTraining": "edit.config",
+    "OptimizeConfig": "edit.config",
+    "SampleJob": "jobs",
     "Step": "types",
+    "StrengthConfig": "edit.config",
+    "SweepJob": "jobs",
     "find_direction": "edit.directions",
+    "find_strength": "edit.strength",
     "load_edit": "edit.base",
+    "load_mapper": "edit.mapper",
+    "optimize": "edit.optimize",
+    "rerun": "pipeline",
     "run": "pipeline",
+    "train_mapper": "edit.mapper",
 }
 
 

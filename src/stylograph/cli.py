@@ -8,22 +8,26 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from stylograph import __version__
 from stylograph.errors import StylographError, StylographWarning
-from stylograph.pipeline import EditJob, SampleJob, run
+from stylograph.jobs import EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob
+from stylograph.pipeline import run
 
 if TYPE_CHECKING:
+    from stylograph.pipeline import Result
     from stylograph.types import OnStep, Step
     from stylograph.weights import KnownModel
 
 app = SubcommandApp()
 Output = Annotated[Path, arg(aliases=["-o"])]
+DEFAULT_FRAMES = 24
 
 
 @app.command
@@ -38,9 +42,70 @@ def edit(
 
     Args:
         output: Picture to write (.png, .jpg or .webp).
-        save_edit: Also write the edit itself, to use again (.safetensors).
+        save_edit: Also write the edit itself, to use again with --edit (.safetensors).
     """
     _draw(job, output, save_edit)
+
+
+@app.command
+def sweep(job: Annotated[SweepJob, arg(name="")], output: Output = Path("sweep.png")) -> None:
+    """Draw one edit at many strengths: a row per picture, or a looping animation.
+
+    Example: stylograph sweep "a person with blue hair" --seed 1 2 3 --strengths 0 1 2 -o blue.gif
+
+    Args:
+        output: .png and .jpg hold a strip, .gif and .mp4 an animation, .webp either (--frames).
+    """
+    if output.suffix.lower() in (".gif", ".mp4") and not job.frames:
+        job = replace(job, frames=DEFAULT_FRAMES)
+    _draw(job, output)
+
+
+@app.command
+def grid(job: Annotated[GridJob, arg(name="")], output: Output = Path("grid.png")) -> None:
+    """Draw a grid of strength (alpha) against channels moved (beta), as in the StyleCLIP paper.
+
+    Args:
+        output: Picture to write (.png, .jpg or .webp).
+    """
+    _draw(job, output)
+
+
+@app.command
+def imagine(
+    job: Annotated[ImagineJob, arg(name="")],
+    output: Output = Path("imagine.png"),
+    save_edit: Path | None = None,
+) -> None:
+    """Draw a picture from a sentence alone.
+
+    Example: stylograph imagine "a person with green hair" -o green.png
+
+    Args:
+        output: Picture to write (.png, .jpg or .webp).
+        save_edit: Also write the change from the average picture (.safetensors).
+    """
+    _draw(job, output, save_edit)
+
+
+@app.command
+def rerun(picture: Positional[Path], output: Output | None = None) -> None:
+    """Make a picture again from the job it carries, and say whether the result is the same.
+
+    Args:
+        picture: A PNG, JPEG, WebP or GIF that stylograph wrote.
+        output: Where to write it; by default beside the picture, with "-again" in its name.
+    """
+    from stylograph.pipeline import rerun as again
+    from stylograph.render import ANIMATIONS, FORMATS, check_output
+
+    path = output or picture.with_name(f"{picture.stem}-again{picture.suffix}")
+    check_output(path, (*FORMATS, *ANIMATIONS))
+    with _progress() as on_step:
+        result = again(picture, on_step=on_step)
+    _finish(result, path)
+    same = path.suffix == picture.suffix and path.read_bytes() == picture.read_bytes()
+    _say(f"identical to {picture}" if same else f"not the same bytes as {picture}")
 
 
 @app.command
@@ -112,19 +177,25 @@ def models(json: bool = False) -> None:
         print(_about(model) + "\n")
 
 
-def _draw(job: EditJob | SampleJob, output: Path, save_edit: Path | None = None) -> None:
-    from stylograph.render import check_output
+def _draw(job: PictureJob, output: Path, save_edit: Path | None = None) -> None:
+    from stylograph.render import ANIMATIONS, FORMATS, check_output
 
-    check_output(output)
+    check_output(output, ANIMATIONS if getattr(job, "frames", 0) else FORMATS)
+    if save_edit is not None:
+        check_output(save_edit, (".safetensors",))
     _announce(job.model, job.offline)
     with _progress() as on_step:
         result = run(job, on_step=on_step)
+    _finish(result, output, save_edit)
+
+
+def _finish(result: Result, output: Path, save_edit: Path | None = None) -> None:
     result.save(output)
-    if save_edit is not None and result.edit is not None:
-        result.edit.save(save_edit)
-        result.remarks.append(f"wrote the edit to {save_edit}")
     for remark in result.remarks:
         _say(remark)
+    if save_edit is not None and result.edit is not None:
+        result.edit.save(save_edit)
+        _say(f"wrote the edit to {save_edit}")
     _say(f"wrote {output}")
 
 
@@ -203,7 +274,7 @@ def main(argv: list[str] | None = None) -> None:
             prog="stylograph",
             description="Write a sentence, move a StyleGAN.",
             args=arguments,
-            config=(OmitArgPrefixes, FlagCreatePairsOff),
+            config=(FlagCreatePairsOff,),
         )
     except StylographError as error:
         _say(f"stylograph: {error}")

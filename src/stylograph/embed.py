@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,18 @@ class Clip:
     def name(self) -> str:
         return "+".join(tower.name for tower in self.towers)
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the weights of all models and everything else that changes an embedding."""
+        setting = [self.weights, self.resample, self.normalization, [(t.size, t.mean, t.std) for t in self.towers]]
+        state = hashlib.sha256(json.dumps(setting).encode())
+        for tower in self.towers:
+            state.update(json.dumps(tower.tokenizer.get_vocab(), sort_keys=True).encode())
+            for name, tensor in sorted(tower.model.state_dict().items()):
+                state.update(name.encode())
+                state.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return state.hexdigest()
+
     @property
     def device(self) -> torch.device:
         return next(self.towers[0].model.parameters()).device
@@ -143,13 +158,21 @@ class Clip:
             parts.append(unit_mean(_encode(tower, filled)) * math.sqrt(weight))
         return torch.cat(parts)
 
-    def text_direction(self, target: str, neutral: str, *, templates: bool | Sequence[str] = True) -> Tensor:
-        """Δt = normalise(E(target) - E(neutral)), [D] (StyleCLIP, section 6.1). Raises `PromptError` if it vanishes."""
-        if target.strip().lower() == neutral.strip().lower():
+    def text_direction(
+        self, target: str, neutral: str | Sequence[str], *, templates: bool | Sequence[str] = True
+    ) -> Tensor:
+        """Δt = normalise(E(target) - E(neutral)), [D] (StyleCLIP, section 6.1).
+
+        neutral: one sentence, or several: then the mean of their embeddings, normalised.
+        Raises `PromptError` if the difference vanishes.
+        """
+        neutrals = [neutral] if isinstance(neutral, str) else list(neutral)
+        if target.strip().lower() in (n.strip().lower() for n in neutrals):
             raise PromptError(
                 f"got the same sentence twice ({target!r}); the target has to differ from the neutral text"
             )
-        new, old = self.embed_text([target, neutral], templates=templates)
+        new, old = self.embed_text(target, templates=templates)[0], self.embed_text(neutrals, templates=templates)
+        old = unit_mean(old)
         if float((new - old).norm()) < 1e-3:
             raise PromptError(
                 f"{self.name} sees no difference between {target!r} and {neutral!r}; use words it knows, or say more"

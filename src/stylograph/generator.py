@@ -218,10 +218,15 @@ class Generator:
         self._check(latents)
         if latents.space == "s":
             return latents
+        return Latents("s", self.net.synthesis.styles(self.w_plus(latents).tensor.float()), self)
+
+    def w_plus(self, latents: Latents) -> Latents:
+        """W -> W+: the same vector for every layer. Latents already in W+ come back; there is no way back from S."""
+        self._check(latents)
         ws = latents.tensor.to(self.device)
-        if latents.space == "w":
-            ws = ws[:, None].expand(-1, self.num_ws, -1)
-        return Latents("s", self.net.synthesis.styles(ws.float()), self)
+        if latents.space == "s":
+            raise LatentsError("got latents in 's'; expected W or W+: StyleSpace codes have no W+ code in general")
+        return Latents("w+", ws[:, None].repeat(1, self.num_ws, 1) if latents.space == "w" else ws, self)
 
     def w_samples(self, n: int = STATISTICS_SAMPLES, *, seed: int = 5) -> Tensor:
         """[n, w_dim] untruncated draws from W (uniform over the classes of a conditional generator)."""
@@ -237,19 +242,19 @@ class Generator:
         StyleCLIP code measures 100 000 S codes, truncation 0.7).
         """
         w = self.w_samples().double()
-        average = self.net.mapping.w_avg.double()
-        mean = average.lerp(w.mean(0), truncation)
+        mean = self.net.mapping.w_avg.double().lerp(w.mean(0), truncation)
         covariance = torch.cov(w.T, correction=0) * truncation**2
-        means, variances = [], []
-        for layer in self.layers:
-            affine = self.net.synthesis.get_submodule(f"{layer.name}.affine")
-            matrix = affine(torch.eye(self.w_dim, device=self.device)) - affine(
-                torch.zeros(1, self.w_dim, device=self.device)
-            )
-            matrix = matrix.double()  # [w_dim, channels]
-            means.append(affine(mean.float()[None])[0])
-            variances.append((matrix * (covariance @ matrix)).sum(0))
-        return StyleStatistics(torch.cat(means), torch.cat(variances).clamp_min(0).sqrt().float())
+        matrix = self.style_matrix().double()
+        variances = (matrix * (covariance @ matrix)).sum(0)
+        return StyleStatistics(
+            self.styles(Latents("w", mean.float()[None])).tensor[0], variances.clamp_min(0).sqrt().float()
+        )
+
+    def style_matrix(self) -> Tensor:
+        """[w_dim, sum of channels]: how S follows W, s = w·A + b (all affine layers side by side, one w for all)."""
+        axes = torch.eye(self.w_dim, device=self.device)
+        moved, still = (self.styles(Latents("w", w)).tensor for w in (axes, torch.zeros_like(axes[:1])))
+        return moved - still
 
     # ---------------------------------------------------------------- images
 

@@ -1,15 +1,15 @@
-"""Jobs: what the command line, the web studio and batches ask for, and the one function that does it.
-
-A job is plain data. The fields' descriptions are the help texts of the command line.
-"""
+"""The one function that does a job, for the command line, the web studio and batches alike."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Positional
+from stylograph.errors import PromptError, StylographError
+from stylograph.jobs import EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob, job_from_record
+from stylograph.world import World, directions, make
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,176 +19,190 @@ if TYPE_CHECKING:
     from stylograph.types import OnStep
 
 
-@dataclass(frozen=True, kw_only=True)
-class PictureJob:
-    """Which pictures, from which generator, and where to compute."""
-
-    model: str = "avatars"
-    """Generator: a name from `stylograph models`, a file, a URL or a hub id."""
-    seed: tuple[int, ...] = (1, 2, 3, 4)
-    """One picture per seed."""
-    truncation: float = 0.7
-    """Truncation psi: 1 is the full variety, smaller is nearer to the average picture."""
-    label: int | None = None
-    """Class of a conditional generator."""
-    device: str = "auto"
-    """cpu, cuda, mps, or auto."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the generator's activations."""
-    offline: bool = False
-    """Never use the network."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleJob(PictureJob):
-    """Draw pictures from a generator."""
-
-    seed: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
-    """One picture per seed."""
-    columns: int = 8
-    """Pictures per row."""
-
-
-@dataclass(frozen=True)
-class EditJob(PictureJob):
-    """Edit pictures of a generator by one sentence, with a global direction."""
-
-    target: Positional[str]
-    """What the pictures should show, e.g. "a person wearing sunglasses"."""
-    neutral: str = "a person"
-    """The same sentence without the change."""
-    clip: str | None = None
-    """CLIP model: a hub id or a folder; by default the avatars' own for avatars, else openai/clip-vit-base-patch32."""
-    strength: float | None = None
-    """How far to go (alpha); negative does the opposite, 0 nothing. By default what the edit suggests."""
-    beta: float | None = None
-    """Disentanglement threshold: move only channels of at least this relevance. Larger changes less around it."""
-    count: int | None = None
-    """Move the so many most relevant channels (instead of beta)."""
-    method: Literal["gradient", "finite"] = "gradient"
-    """How relevance is found: by back-propagation (seconds), or by the paper's finite differences (minutes and more)."""
-    images: int | None = None
-    """Pictures the relevance is averaged over; default 24 (gradient) or 100 (finite)."""
-
-
 @dataclass(frozen=True)
 class Result:
-    """What a job made: rows of images [N, 3, H, W] with captions, and what is worth saying about it."""
+    """What a job made: rows of images [N, 3, H, W], or frames of an animation, and what is worth saying about it."""
 
     rows: list[Tensor]
     captions: list[str]
+    headings: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     edit: Edit | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    frames: list[Image] = field(default_factory=list)
 
     def picture(self) -> Image:
         from stylograph.render import sheet
 
-        return sheet(self.rows, captions=self.captions)
+        return sheet(self.rows, captions=self.captions, headings=self.headings)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the picture; PNG files carry the job in their metadata."""
-        from stylograph.render import save_picture
+        """Writes the picture or the animation, with the job in its metadata."""
+        from stylograph.render import save_animation, save_picture
 
+        if self.frames:
+            return save_animation(self.frames, Path(path), metadata=self.provenance)
         return save_picture(self.picture(), Path(path), metadata=self.provenance)
 
 
 def run(job: PictureJob, *, on_step: OnStep | None = None) -> Result:
     """Does a job. Raises `StylographError` subclasses for anything the user can mend."""
-    if isinstance(job, EditJob):
-        return _edit(job, on_step)
-    if isinstance(job, SampleJob):
-        return _sample(job, on_step)
-    raise TypeError(f"got a {type(job).__name__}; expected EditJob or SampleJob")
+    for kind, work in WORK.items():
+        if isinstance(job, kind):
+            return work(World(job, on_step))
+    raise TypeError(f"got a {type(job).__name__}; expected one of {', '.join(kind.__name__ for kind in WORK)}")
 
 
-def _sample(job: SampleJob, on_step: OnStep | None) -> Result:
-    generator = _generator(job, on_step)
-    latents = generator.sample(len(job.seed), seed=job.seed, truncation=job.truncation, label=job.label)
-    images = _render(generator, latents, on_step)
-    rows = list(images.split(max(1, job.columns)))
-    return Result(rows, [], provenance=_provenance(job, generator))
+# -------------------------------------------------------------------- jobs
 
 
-def _edit(job: EditJob, on_step: OnStep | None) -> Result:
-    from stylograph.edit.directions import DirectionConfig, find_direction
-    from stylograph.embed import Clip
-
-    generator = _generator(job, on_step)
-    source = job.clip or ("avatars" if job.model == "avatars" else "openai/clip-vit-base-patch32")
-    clip = Clip.from_pretrained(source, device=generator.device, offline=job.offline)
-    config = DirectionConfig(method=job.method, images=job.images, beta=job.beta, count=job.count)
-    edit = find_direction(generator, clip, job.target, neutral=job.neutral, config=config, on_step=on_step)
-    if job.strength is not None:
-        edit = edit.with_strength(job.strength)
-    latents = generator.sample(len(job.seed), seed=job.seed, truncation=job.truncation, label=job.label)
-    before, after = (_render(generator, codes, on_step) for codes in (latents, edit(latents)))
-    gain = (
-        (clip.embed_images(after) - clip.embed_images(before)) @ clip.text_direction(job.target, job.neutral)
-    ).mean()
-    strongest = ", ".join(f"{c.layer}[{c.index}] {c.delta:+.2f}" for c in edit.channels[:5])
-    facts = edit.provenance
-    remarks = [
-        f"strength {edit.strength:.3g} along {facts['channels']} of {generator.s_dim} channels "
-        f"(beta {facts['beta']:.3f}); strongest: {strongest}",
-        f"similarity to the text direction rose by {float(gain):+.3f} on average",
-    ]
-    captions = [job.neutral, f"{job.target}  (strength {edit.strength:.3g}, {facts['channels']} channels)"]
-    return Result([before, after], captions, remarks, edit, _provenance(job, generator, clip=clip.name))
+def _sample(world: World) -> Result:
+    rows = list(world.render(world.latents).split(max(1, world.job.columns)))
+    return Result(rows, [], provenance=world.provenance())
 
 
-def _generator(job: PictureJob, on_step: OnStep | None) -> Any:
+def _edit(world: World) -> Result:
+    job, made = world.job, make(world)
+    before = world.render(world.latents)
+    after = world.render(made.edited)
+    remarks = list(made.remarks)
+    if job.target.strip():
+        clip, wanted = world.clip, world.clip.text_direction(job.target, job.neutral)
+        gain = float(((clip.embed_images(after) - clip.embed_images(before)) @ wanted).mean())
+        remarks.append(f"similarity to the text direction rose by {gain:+.3f} on average")
+    names = [f"+ {path.stem}" for path in job.edit]
+    asked = " ".join([f"{job.target}  ({job.method}, strength {made.edit.strength:.3g})" if job.target else "", *names])
+    return Result(
+        [before, after],
+        [", ".join(job.neutral), asked.strip()],
+        remarks=remarks,
+        edit=made.edit,
+        provenance=world.provenance(**_edit_files(job)),
+    )
+
+
+def _sweep(world: World) -> Result:
+    job, made = world.job, make(world)
+    edit, own = made.edit, made.edit.strength
+    provenance = world.provenance(**_edit_files(job))
+    caption = job.target or ", ".join(path.stem for path in job.edit)
+    if job.frames:
+        return Result(
+            [], [], remarks=made.remarks, edit=edit, provenance=provenance, frames=_frames(world, edit, caption)
+        )
+    codes = edit.sweep(world.latents, [own * factor for factor in job.strengths])
+    columns = [world.render(code) for code in codes]
     import torch
 
-    from stylograph.errors import StylographError
-    from stylograph.generator import Generator
+    rows = list(torch.stack(columns, dim=1))
+    headings = [f"{own * factor:.2g}" for factor in job.strengths]
+    return Result(rows, [], headings, [*made.remarks, f"strengths are multiples of {own:.3g}"], edit, provenance)
+
+
+def _frames(world: World, edit: Edit, caption: str) -> list[Image]:
+    """There and back again between the first and the last strength, which is a smooth loop."""
+    from stylograph.render import sheet
     from stylograph.types import Step
 
-    if not job.seed:
-        raise StylographError("got no seeds; give at least one, e.g. --seed 1 2 3 4")
+    job, n = world.job, world.job.frames
+    low, high = job.strengths[0], job.strengths[-1]
+    amounts = [edit.strength * (low + (high - low) * i / max(1, n - 1)) for i in range(n)]
+    made = []
+    for i, codes in enumerate(edit.sweep(world.latents, amounts)):
+        made.append(sheet([world.generator.render(codes)], captions=[f"{caption}  {amounts[i]:+.2f}"]))
+        if world.on_step:
+            world.on_step(Step("drawing frames", i + 1, n))
+    return [*made, *made[-2:0:-1]]
 
-    def downloading(done: int, total: int | None) -> None:
-        if on_step:
-            on_step(Step("downloading", done, total))
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.precision]
-    device = pick_device(job.device)
-    return Generator.from_pretrained(job.model, device=device, dtype=dtype, offline=job.offline, on_step=downloading)
-
-
-def pick_device(name: str) -> str:
-    """ "auto" -> the best device this machine has; anything else is checked. Entry points call this once."""
+def _grid(world: World) -> Result:
     import torch
 
-    from stylograph.errors import StylographError
+    job = world.job
+    if not job.target.strip():
+        raise PromptError("got an empty sentence; a grid needs one, e.g. stylograph grid 'a person with blond hair'")
+    edits = directions(world, job.counts)
+    rows, captions = [], []
+    for edit in edits:
+        strengths = [edit.strength * alpha for alpha in job.alphas]
+        images = torch.stack([world.render(codes) for codes in edit.sweep(world.latents, strengths)], dim=1)
+        for seed, row in zip(job.seed, images):
+            rows.append(row)
+            facts = f"beta {edit.provenance['beta']:.3f}: {edit.provenance['channels']} channels"
+            captions.append(
+                f"{facts}, strength 1 = {edit.strength:.2g}" + (f", seed {seed}" if len(job.seed) > 1 else "")
+            )
+    headings = [f"alpha {alpha:g}" for alpha in job.alphas]
+    return Result(
+        rows,
+        captions,
+        headings,
+        [f"{len(edits)} rows of channels, {len(headings)} strengths"],
+        None,
+        world.provenance(),
+    )
 
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(device for device, present in available.items() if present)
-    if not available.get(name.split(":")[0], False):
-        present = ", ".join(device for device, there in available.items() if there)
-        raise StylographError(f"got device {name!r}; this machine has: {present}")
-    return name
+
+def _imagine(world: World) -> Result:
+    from stylograph.edit.optimize import optimize
+
+    job = world.job
+    neutral = tuple(text for text in job.neutral if text.strip()) or None
+    edit = optimize(
+        world.generator,
+        world.clip,
+        world.latents,
+        job.target,
+        neutral=neutral,
+        config=job.optimize,
+        on_step=world.on_step,
+    )
+    rows = [world.render(edit(world.latents))]
+    remarks = [f"{edit.provenance['steps']} steps; the loss fell by {edit.provenance['fall']:.3f} on average"]
+    return Result(rows, [job.target], remarks=remarks, edit=edit, provenance=world.provenance())
 
 
-RENDER_BATCH = 8
+WORK: dict[type[PictureJob], Callable[[World], Result]] = {
+    SweepJob: _sweep,
+    GridJob: _grid,
+    EditJob: _edit,
+    ImagineJob: _imagine,
+    SampleJob: _sample,
+}
 
 
-def _render(generator: Any, latents: Any, on_step: OnStep | None) -> Tensor:
+def _edit_files(job: EditJob) -> dict[str, Any]:
+    """Digests of the saved edits a job used."""
+    from stylograph.files import file_digest
+
+    return {"edits": [file_digest(path) for path in job.edit]} if job.edit else {}
+
+
+# -------------------------------------------------------------------- again
+
+
+def rerun(picture: str | Path, *, on_step: OnStep | None = None) -> Result:
+    """Does the job again that a picture carries. On the same machine the picture comes out the same, byte for byte.
+
+    Raises `ImageError` for a picture without a job, `StylographError` if the job now means other models or edits.
+    """
     import torch
 
-    from stylograph.types import Step
+    from stylograph.render import read_metadata
 
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(latents), RENDER_BATCH):
-            parts.append(generator.render(latents[start : start + RENDER_BATCH]).cpu())
-            if on_step:
-                on_step(Step("rendering", min(start + RENDER_BATCH, len(latents)), len(latents)))
-    return torch.cat(parts)
-
-
-def _provenance(job: PictureJob, generator: Any, **more: str) -> dict[str, Any]:
-    from stylograph import __version__
-
-    return {"stylograph": __version__, "job": type(job).__name__, **asdict(job), "generator": generator.digest, **more}
+    told = read_metadata(Path(picture))
+    job = job_from_record(told.get("job", {}))
+    threads = told.get("versions", {}).get("threads")
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)  # the order of sums depends on it
+    result = run(job, on_step=on_step)
+    for part in ("models", "edits"):
+        if result.provenance.get(part) != told.get(part):
+            raise StylographError(
+                f"{picture}: got other {part} than it was made with; expected {told.get(part)}, found "
+                f"{result.provenance.get(part)}: bring those back, or make a new picture"
+            )
+    before, now = told.get("versions"), result.provenance["versions"]
+    if before != now:
+        result.remarks.append(f"note: made with {before}, now {now}: the bytes may differ")
+    return result

@@ -1,4 +1,4 @@
-"""Pictures out of image tensors: quantised, arranged, captioned, written with their recipe inside."""
+"""Pictures and animations out of image tensors: quantised, arranged, captioned, written with their recipe inside."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+ANIMATIONS = (".gif", ".webp", ".mp4")
+EXIF_DESCRIPTION = 0x010E
 GAP = 4
 SMALLEST_TILE = 128
 
@@ -27,8 +29,10 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def sheet(rows: Sequence[Tensor], *, captions: Sequence[str] = ()) -> Image:
+def sheet(rows: Sequence[Tensor], *, captions: Sequence[str] = (), headings: Sequence[str] = ()) -> Image:
     """Rows of images [N, 3, H, W] under one another, each under its caption if there are captions.
+
+    headings: one short text per column, above everything.
 
     All rows have images of one size; tiles under 128 pixels are enlarged by a whole factor so that they can be seen.
     """
@@ -42,13 +46,17 @@ def sheet(rows: Sequence[Tensor], *, captions: Sequence[str] = ()) -> Image:
     height, width = height * factor, width * factor
     points = max(12, min(28, height // 10))
     font = ImageFont.load_default(size=points)
-    bar = round(points * 1.8) if captions else 0
+    line = round(points * 1.8)
+    bar, head = line if captions else 0, line if headings else 0
     columns = max(len(tile) for tile in tiles)
-    size = (columns * (width + GAP) + GAP, len(tiles) * (height + bar + GAP) + GAP)
+    size = (columns * (width + GAP) + GAP, head + len(tiles) * (height + bar + GAP) + GAP)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
+    for c, heading in enumerate(headings):
+        center = GAP + c * (width + GAP) + width // 2
+        draw.text((center, GAP + head // 2), heading, fill="#202124", font=font, anchor="mm")
     for r, tile in enumerate(tiles):
-        top = GAP + r * (height + bar + GAP)
+        top = head + GAP + r * (height + bar + GAP)
         if captions:
             text = fit(captions[r], size[0] - 2 * GAP, lambda t: draw.textlength(t, font=font))
             draw.text((GAP, top + bar // 2), text, fill="#202124", font=font, anchor="lm")
@@ -69,10 +77,10 @@ def fit(text: str, width: float, measure: Any) -> str:
     return text.rstrip() + "…"
 
 
-def check_output(path: Path) -> Path:
+def check_output(path: Path, formats: Sequence[str] = FORMATS) -> Path:
     """Complains before the work starts, not after it: the path can be written and its ending is a picture's."""
-    if path.suffix.lower() not in FORMATS:
-        raise OutputError(f"{path}: got ending {path.suffix!r}; expected one of {', '.join(FORMATS)}")
+    if path.suffix.lower() not in formats:
+        raise OutputError(f"{path}: got ending {path.suffix!r}; expected one of {', '.join(formats)}")
     if path.is_dir():
         raise OutputError(f"{path}: got a folder; expected a file name")
     folder = path.parent if str(path.parent) else Path(".")
@@ -80,20 +88,113 @@ def check_output(path: Path) -> Path:
         raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{path}: the folder {folder} cannot be written to")
+    if path.suffix.lower() == ".mp4":
+        _video_writer()
     return path
 
 
 def save_picture(picture: Image, path: Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Writes PNG, JPEG or WebP by the file's ending, atomically; PNG carries `metadata` as JSON under "stylograph"."""
-    from PIL.PngImagePlugin import PngInfo
+    """Writes PNG, JPEG or WebP by the file's ending, atomically, with `metadata` as JSON in it.
 
+    PNG keeps it as text under "stylograph", JPEG and WebP as the EXIF image description.
+    """
     check_output(path)
-    options: dict[str, Any] = {"quality": 95} if path.suffix.lower() != ".png" else {}
-    if metadata is not None and path.suffix.lower() == ".png":
-        info = PngInfo()
-        info.add_itxt(KEY, json.dumps(metadata, sort_keys=True, ensure_ascii=False))
-        options["pnginfo"] = info
-    kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower(), path.suffix[1:].upper())
+    suffix = path.suffix.lower()
+    options: dict[str, Any] = {} if suffix == ".png" else {"quality": 95}
+    if metadata is not None:
+        options |= _carrying(_packed(metadata), suffix)
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, suffix[1:].upper())
     with replacing(path) as temporary:
         picture.save(temporary, format=kind, **options)
     return path
+
+
+def save_animation(
+    frames: Sequence[Image], path: Path, *, fps: int = 12, metadata: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes equally large frames as a looping GIF or WebP, or as MP4 (extra `video`), atomically, with `metadata`."""
+    check_output(path, ANIMATIONS)
+    if not frames:
+        raise ImageError("got no frames; expected at least one")
+    text = None if metadata is None else _packed(metadata)
+    if path.suffix.lower() == ".mp4":
+        import numpy as np
+
+        # Even sides: the usual pixel format halves the colours' resolution.
+        width, height = (side // 2 * 2 for side in frames[0].size)
+        comment = ["-metadata", f"comment={text}"] if text else []
+        with replacing(path) as temporary:
+            writer = _video_writer().get_writer(
+                temporary, fps=fps, quality=8, macro_block_size=2, output_params=comment
+            )
+            with writer:
+                for frame in frames:
+                    writer.append_data(np.asarray(frame.crop((0, 0, width, height))))
+        return path
+    suffix = path.suffix.lower()
+    options: dict[str, Any] = {"quality": 90} if suffix == ".webp" else {}
+    if text is not None:
+        options |= _carrying(text, suffix)
+    first, *rest = frames
+    with replacing(path) as temporary:
+        first.save(
+            temporary,
+            format=suffix[1:].upper(),
+            save_all=True,
+            append_images=rest,
+            duration=1000 // fps,
+            loop=0,
+            **options,
+        )
+    return path
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What `save_picture` or `save_animation` put into a PNG, JPEG, WebP or GIF. Raises `ImageError` if nothing is there."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            comment = picture.info.get("comment", b"")
+            packed = picture.info.get(KEY) or picture.getexif().get(EXIF_DESCRIPTION) or comment
+        found = json.loads(packed)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: got no readable picture ({error}); expected one written by stylograph") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ImageError(
+            f"{path}: got a picture without a job in it; expected a PNG, JPEG, WebP or GIF of stylograph's"
+        )
+    return found
+
+
+def _packed(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True)
+
+
+def _carrying(text: str, suffix: str) -> dict[str, Any]:
+    """The option of Pillow's writer that stores a text."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    if suffix == ".png":
+        info = PngInfo()
+        info.add_text(KEY, text)
+        return {"pnginfo": info}
+    if suffix == ".gif":
+        return {"comment": text.encode()}
+    exif = Image.Exif()
+    exif[EXIF_DESCRIPTION] = text
+    return {"exif": exif}
+
+
+def _video_writer() -> Any:
+    try:
+        import imageio.v2 as imageio
+        import imageio_ffmpeg  # noqa: F401  (what writes MP4)
+    except ImportError:
+        raise OutputError(
+            "writing .mp4 needs the extra `video`: pip install 'stylograph[video]'; or write .gif"
+        ) from None
+    return imageio

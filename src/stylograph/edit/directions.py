@@ -2,55 +2,36 @@
 
 Relevance of channel c to a text: what moving c does to an image's CLIP embedding, compared with what the text asks for.
 
-finite      the paper's R_c = E[Δi_c · Δi]: every channel of every image is moved to its mean ± 5σ, rendered, embedded.
-gradient    back-propagation: one backward pass gives the slope of the text similarity along all channels at once.
-            Slopes only tell what lies next to an image, and many edits do not (from bare eyes, sunglasses are not a
-            small step away), so the direction is followed: one step along it, new slopes there, eight times.
+universal   a regression over random pictures: how the latent code has to differ for the embedding to differ as the
+            sentence asks (`edit.universal`). Once per generator, then one matrix product for any sentence.
+finite      the paper's R_c = E[Δi_c · Δt]: every channel of every image is moved to its mean ± 5σ, rendered, embedded.
+            It says how purely a channel does what is asked, not how much it does.
+gradient    back-propagation: how far a channel helps, times how purely. Slopes only tell what lies next to an image, and
+            many edits do not (from bare eyes, sunglasses are not a small step away), so the direction is followed: one
+            step along it, new slopes there, eight times. Purity is the paper's cosine for small moves, measured in
+            pictures moved all the way: a channel that means something only behind sunglasses shows it there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylograph.edit.base import Edit
+from stylograph.edit.base import Shift
+from stylograph.edit.config import DirectionConfig, DirectionMethod, UniversalConfig
+from stylograph.edit.masks import layers_matching
+from stylograph.edit.table import DirectionTable, measure_table, movable
+from stylograph.edit.universal import UniversalMap, universal_map
 from stylograph.embed import Clip
 from stylograph.errors import EditError, PromptError, StylographError, one_of
 from stylograph.generator import Generator
-from stylograph.losses import direction
-from stylograph.types import Latents, OnStep, Step
-
-METHODS = ("gradient", "finite")
-
-
-@dataclass(frozen=True)
-class DirectionConfig:
-    """How relevance is measured and which channels are kept."""
-
-    method: str = "gradient"
-    """"gradient" (seconds) or "finite" (the paper's finite differences; minutes to hours)."""
-    images: int | None = None
-    """Images the relevance is averaged over; default 100 for "finite" (as the paper), 24 for "gradient"."""
-    shift: float = 5.0
-    """Size of a finite difference in standard deviations of the channel."""
-    steps: int = 8
-    """How often the slopes are taken anew, one standard deviation further along the direction ("gradient")."""
-    beta: float | None = None
-    """Keep the channels with |relevance| >= beta. Relevance is a cosine for "finite"; for "gradient" it is relative to
-    the most relevant channel, which has 1."""
-    count: int | None = None
-    """Keep the so many most relevant channels instead; the default for "gradient" is 60."""
-    max_resolution: int | None = None
-    """Leave layers above this resolution alone (the paper measures up to 128)."""
-    truncation: float = 0.7
-    """Truncation of the images and of the statistics, as in the paper."""
-    seed: int = 0
-    batch: int = 8
-    """Images rendered at once."""
+from stylograph.types import OnStep, Step
 
 
 def find_direction(
@@ -58,57 +39,85 @@ def find_direction(
     clip: Clip,
     target: str,
     *,
-    neutral: str = "a person",
+    neutral: str | Sequence[str] = "a person",
     config: DirectionConfig | None = None,
-    method: str | None = None,
+    method: DirectionMethod | None = None,
     beta: float | None = None,
     count: int | None = None,
     on_step: OnStep | None = None,
-) -> Edit:
-    """The global direction of a sentence, as an `Edit` in StyleSpace.
+) -> Shift:
+    """The global direction of a sentence, as an edit in StyleSpace.
 
-    target, neutral: what the picture should show, and the same sentence without the change.
+    target, neutral: what the picture should show, and the same sentence without the change (or several such
+        sentences, whose mean counts).
     config: all settings; `method`, `beta`, `count` override its fields.
     Strength 1 moves the most relevant channel by one standard deviation, the others in proportion to relevance. The
-    edit's own strength, used when none is given, makes the whole shift five standard deviations long.
-    Raises `PromptError` if the two sentences mean the same to the model, or none of the channels passes `beta`.
+    edit's own strength, used when none is given, makes the whole shift eight standard deviations long.
+    Raises `PromptError` if the sentences mean the same to the model, or none of the channels passes `beta`.
     """
-    base = config or DirectionConfig()
-    given = {"method": method, "beta": beta, "count": count}
-    settings = DirectionConfig(**{**vars(base), **{k: v for k, v in given.items() if v is not None}})
-    _validate(settings)
+    given: dict[str, Any] = {"method": method, "beta": beta, "count": count}
+    settings = replace(config or DirectionConfig(), **{k: v for k, v in given.items() if v is not None})
+    return find_directions(generator, clip, target, neutral=neutral, config=settings, on_step=on_step)[0]
+
+
+def find_directions(
+    generator: Generator,
+    clip: Clip,
+    target: str,
+    *,
+    neutral: str | Sequence[str] = "a person",
+    config: DirectionConfig | None = None,
+    counts: Sequence[int] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Shift]:
+    """The direction of a sentence with several numbers of channels, `counts`; relevance is measured once.
+
+    Without `counts` it is one edit, with the channels that `config` says. See `find_direction`.
+    """
+    settings = config or DirectionConfig()
+    variants = [settings] if counts is None else [replace(settings, beta=None, count=count) for count in counts]
+    for variant in variants:
+        _validate(variant)
     wanted = clip.text_direction(target, neutral)
     found = relevance(generator, clip, wanted, config=settings, on_step=on_step)
-    threshold = choose_beta(found, settings)
     std = generator.style_statistics(truncation=settings.truncation).std
-    delta = boundary(found, std, threshold)
-    if not bool(delta.any()):
-        raise PromptError(
-            f"no channel passes beta={threshold:.3g} for {target!r}: the most relevant one reaches "
-            f"{float(found.abs().max()):.3g}; lower beta, or describe the change in other words"
-        )
-    return Edit(
-        delta=delta.cpu(),
-        layers=tuple((layer.name, layer.channels) for layer in generator.layers),
-        generator_digest=generator.digest,
-        strength=LENGTH / float((delta / std.clamp_min(1e-12)).norm()),
-        provenance={
+    edits = []
+    for variant in variants:
+        threshold = choose_beta(found, variant)
+        delta = boundary(found, std, threshold)
+        if not bool(delta.any()):
+            raise PromptError(
+                f"no channel passes beta={threshold:.3g} for {target!r}: the most relevant one reaches "
+                f"{float(found.abs().max()):.3g}; lower beta, or describe the change in other words"
+            )
+        provenance = {
             "method": f"global direction ({settings.method})",
             "target": target,
-            "neutral": neutral,
+            "neutral": neutral if isinstance(neutral, str) else list(neutral),
             "clip": clip.name,
             "beta": threshold,
             "channels": int((delta != 0).sum()),
-            "peak_relevance": float(found.abs().max()),
-            "settings": {k: v for k, v in vars(settings).items() if v is not None},
-        },
-        generator=generator,
-    )
+            "settings": {k: str(v) if k == "table" else v for k, v in vars(variant).items() if v not in (None, ())},
+        }
+        edits.append(
+            Shift(
+                delta=delta.cpu(),
+                layers=tuple((layer.name, layer.channels) for layer in generator.layers),
+                generator_digest=generator.digest,
+                strength=LENGTH / float((delta / std.clamp_min(1e-12)).norm()),
+                provenance=provenance,
+                generator=generator,
+            )
+        )
+    return edits
 
 
-LENGTH = 5.0
-"""Length of an edit's shift at its own strength, in standard deviations over all its channels. On the avatars shorter
-ones leave too many pictures unchanged and longer ones change too much else."""
+LENGTH = 8.0
+"""Length of an edit's shift at its own strength, in standard deviations over all its channels."""
+PURITY_AT = 5.0
+"""How far along the path, in standard deviations, its channels' purity is measured (gradient)."""
+COUNTS = (15, 30, 60)
+"""Numbers of channels that an automatic strength chooses among."""
 
 
 def relevance(
@@ -124,9 +133,28 @@ def relevance(
     wanted: the text direction Δt, unit length [D].
     """
     settings = config or DirectionConfig()
+    kept = _moved(generator, settings)
     if settings.method == "finite":
-        return relevance_table(generator, clip, config=settings, on_step=on_step) @ wanted.to(generator.device)
-    return _gradient_relevance(generator, clip, wanted, settings, on_step)
+        return _table(generator, clip, settings, on_step).relevance(wanted.to(generator.device)).masked_fill(~kept, 0)
+    if settings.method == "universal":
+        found = _universal(generator, clip, settings, on_step).relevance(generator, wanted).masked_fill(~kept, 0)
+        return found / found.abs().max().clamp_min(1e-12)
+    path = follow(generator, clip, wanted, config=settings, on_step=on_step)
+    std = generator.style_statistics(truncation=settings.truncation).std
+    arrived = PURITY_AT * F.normalize(path, dim=0) * std
+    found = path * cosines(generator, clip, wanted, shift=arrived, config=settings, on_step=on_step).abs()
+    return found / found.abs().max().clamp_min(1e-12)
+
+
+def _universal(generator: Generator, clip: Clip, settings: DirectionConfig, on_step: OnStep | None) -> UniversalMap:
+    config = None if settings.images is None else UniversalConfig(samples=settings.images)
+    return universal_map(generator, clip, config=config, path=settings.table, on_step=on_step)
+
+
+def _table(generator: Generator, clip: Clip, settings: DirectionConfig, on_step: OnStep | None) -> DirectionTable:
+    if settings.table is not None and Path(settings.table).exists():
+        return DirectionTable.load(settings.table, generator, clip)
+    return measure_table(generator, clip, config=settings, path=settings.table, on_step=on_step)
 
 
 def boundary(found: Tensor, std: Tensor, beta: float) -> Tensor:
@@ -141,13 +169,13 @@ def boundary(found: Tensor, std: Tensor, beta: float) -> Tensor:
 def choose_beta(found: Tensor, settings: DirectionConfig) -> float:
     """The threshold asked for, or the one that keeps `count` channels.
 
-    With neither, 60 channels for "gradient"; for "finite" the rule of StyleCLIP's demo for faces: the largest of 0.29,
+    With neither, 60 channels; for "finite" the rule of StyleCLIP's demo for faces: the largest of 0.29,
     0.28 ... 0.10 that keeps more than 20 channels, or what keeps 20 if even 0.10 is too high.
     """
     if settings.beta is not None:
         return settings.beta
     size = found.abs()
-    count = settings.count or (60 if settings.method == "gradient" else None)
+    count = settings.count or (None if settings.method == "finite" else 60)
     if count is None:
         for beta in (b / 100 for b in range(29, 9, -1)):
             if int((size >= beta).sum()) > 20:
@@ -156,92 +184,87 @@ def choose_beta(found: Tensor, settings: DirectionConfig) -> float:
     return float(strongest[-1]) if len(strongest) else 0.1
 
 
-def relevance_table(
-    generator: Generator, clip: Clip, *, config: DirectionConfig | None = None, on_step: OnStep | None = None
+def follow(
+    generator: Generator,
+    clip: Clip,
+    wanted: Tensor,
+    *,
+    config: DirectionConfig | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """The paper's text-independent table: unit row Δi_c per channel, [sum of channels, D].
-
-    For each image, channel c is set to mean ± shift·σ, all other channels stay; the difference of the two unit
-    embeddings is normalised, averaged over the images, and normalised again. Features before the moved layer do not
-    depend on it and are computed once. Rows of ToRGB layers and of layers above `max_resolution` are zero.
-    """
-    settings = config or DirectionConfig(method="finite")
-    images = settings.images or 100
-    statistics = generator.style_statistics(truncation=settings.truncation)
-    movable = _movable(generator, settings)
-    measured = [(i, layer) for i, layer in enumerate(generator.layers) if bool(movable[layer.s_slice].any())]
-    total = sum(layer.channels for _, layer in measured) * images
-    synthesis, done = generator.net.synthesis, 0
-    table: Tensor | None = None
-    with torch.no_grad():
-        codes = generator.styles(generator.sample(images, seed=settings.seed, truncation=settings.truncation)).tensor
-        for start in range(0, images, settings.batch):
-            s = codes[start : start + settings.batch]
-            n = len(s)
-            per_run = max(1, CHANNELS_PER_RUN // n)
-            state = None
-            for index, layer in measured:
-                state = synthesis.run(s, dtype=generator.dtype, start=state, stop=index)
-                channels = range(layer.s_slice.start, layer.s_slice.stop)
-                for first in range(0, layer.channels, per_run):
-                    chosen = list(channels[first : first + per_run])
-                    moved = s.repeat(2 * len(chosen), 1, 1).view(len(chosen), 2, n, -1)
-                    for k, c in enumerate(chosen):  # (a copy: `s` itself is never touched)
-                        offset = settings.shift * statistics.std[c]
-                        moved[k, 0, :, c] = statistics.mean[c] - offset
-                        moved[k, 1, :, c] = statistics.mean[c] + offset
-                    rows = moved.flatten(0, 2)
-                    image = synthesis.run(rows, dtype=generator.dtype, start=state.repeat(2 * len(chosen))).image
-                    assert image is not None
-                    f = clip.embed_images(image.clamp(-1, 1)).view(len(chosen), 2, n, -1)
-                    change = direction(f[:, 1], f[:, 0]).sum(1)  # [channels, D]
-                    if table is None:
-                        table = torch.zeros(generator.s_dim, change.shape[-1], device=change.device)
-                    table[chosen] += change
-                    done += len(chosen) * n
-                    if on_step:
-                        on_step(Step("measuring channels", done, total))
-    assert table is not None
-    return F.normalize(table, dim=-1)
-
-
-CHANNELS_PER_RUN = 64
-"""Channels times images moved in one run of `relevance_table` (two renders each)."""
-
-
-def _gradient_relevance(
-    generator: Generator, clip: Clip, wanted: Tensor, settings: DirectionConfig, on_step: OnStep | None
-) -> Tensor:
-    images = settings.images or 24
+    """Where `steps` steps along the slopes of E(G(s))·Δt lead, [sum of channels] in σ; each step is one σ long."""
+    settings = config or DirectionConfig()
+    wanted, frozen = wanted.to(generator.device), ~_moved(generator, settings)
     std = generator.style_statistics(truncation=settings.truncation).std
-    codes = generator.styles(generator.sample(images, seed=settings.seed, truncation=settings.truncation)).tensor
-    frozen = ~_movable(generator, settings)
+    codes = _codes(generator, settings)
     path = torch.zeros(generator.s_dim, device=generator.device)
     for step in range(settings.steps):
         slope = torch.zeros_like(path)
-        for start in range(0, images, settings.batch):
-            s = codes[start : start + settings.batch] + path * std
-            slope += similarity_slope(generator, clip, wanted, s).sum(0) * std
+        for s in codes.split(settings.batch):
+            slope += slopes(generator, clip, s + path * std, wanted.expand(len(s), 1, -1)).sum((0, 1)) * std
         path += F.normalize(slope.masked_fill(frozen, 0.0), dim=0)
         if on_step:
             on_step(Step("following the direction", step + 1, settings.steps))
-    return path / path.abs().max().clamp_min(1e-12)
+    return path
 
 
-def _movable(generator: Generator, settings: DirectionConfig) -> Tensor:
-    """Which channels an edit may move, [sum of channels] bool: no ToRGB, nothing above `max_resolution`."""
-    limit = settings.max_resolution or generator.resolution
-    chosen = torch.zeros(generator.s_dim, dtype=torch.bool, device=generator.device)
-    for layer in generator.layers:
-        chosen[layer.s_slice] = not layer.to_rgb and layer.resolution <= limit
-    return chosen
+def cosines(
+    generator: Generator,
+    clip: Clip,
+    wanted: Tensor,
+    *,
+    shift: Tensor | None = None,
+    config: DirectionConfig | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """E[cos(∂i/∂s_c, Δt)], [sum of channels]: the paper's R_c for small moves, from 1 + `probes` backward passes an image.
+
+    The slope along Δt is exact, the length of ∂i/∂s_c is estimated from random axes (Hutchinson). With few of them
+    cosines come out too large, by a quarter with four, and all by the same factor.
+
+    shift: [sum of channels], added to the pictures' codes first.
+    """
+    settings = config or DirectionConfig()
+    wanted = wanted.to(generator.device)
+    codes = _codes(generator, settings) + (0 if shift is None else shift)
+    rng = torch.Generator().manual_seed(settings.seed)
+    size, rest = len(wanted), min(settings.probes, len(wanted) - 1)
+    total, done = torch.zeros(generator.s_dim, device=generator.device), 0
+    for s in codes.split(settings.batch):
+        random = torch.randn(len(s), size, rest, generator=rng).to(wanted)
+        # The first axis of the orthonormal set is ±Δt; the others are at right angles to it.
+        axes = torch.linalg.qr(torch.cat([wanted.expand(len(s), -1)[..., None], random], dim=2))[0].mT.clone()
+        axes[:, 0] = wanted
+        along, across = slopes(generator, clip, s, axes).split([1, rest], dim=1)
+        length = (along.square() + (size - 1) / rest * across.square().sum(1, keepdim=True)).sqrt()
+        total += (along / length.clamp_min(1e-12)).sum((0, 1))
+        done += len(s)
+        if on_step:
+            on_step(Step("measuring slopes", done, len(codes)))
+    return total / len(codes)
 
 
-def similarity_slope(generator: Generator, clip: Clip, wanted: Tensor, s: Tensor) -> Tensor:
-    """∂(E(G(s))·Δt)/∂s for every image and channel: s [N, sum of channels], wanted Δt [D] -> [N, sum of channels]."""
+def _codes(generator: Generator, settings: DirectionConfig) -> Tensor:
+    images = 24 if settings.images is None else settings.images
+    return generator.styles(generator.sample(images, seed=settings.seed, truncation=settings.truncation)).tensor
+
+
+def _moved(generator: Generator, settings: DirectionConfig) -> Tensor:
+    """Which channels the edit may move, [sum of channels] bool."""
+    locked = layers_matching([(layer.name, layer.channels) for layer in generator.layers], settings.lock)
+    return movable(generator, settings.max_resolution) & ~locked.to(generator.device)
+
+
+def slopes(generator: Generator, clip: Clip, s: Tensor, axes: Tensor) -> Tensor:
+    """∂(E(G(s))·a)/∂s: s [N, sum of channels], K axes of the embedding per image [N, K, D] -> [N, K, sum of channels].
+
+    One forward pass and K backward passes per image.
+    """
     s = s.detach().requires_grad_()
-    similarity = clip.embed_images(generator.render(Latents("s", s))) @ wanted.to(s)
-    return torch.autograd.grad(similarity.sum(), s)[0]
+    image = generator.net.synthesis.run(s, dtype=generator.dtype).image
+    assert image is not None
+    along = torch.einsum("nd,nkd->kn", clip.embed_images(image), axes.to(s)).sum(1)  # [K]
+    return torch.stack([torch.autograd.grad(a, s, retain_graph=True)[0] for a in along], dim=1)
 
 
 def agreement(first: Tensor, second: Tensor, *, top: int = 50) -> dict[str, Any]:
@@ -260,8 +283,10 @@ def agreement(first: Tensor, second: Tensor, *, top: int = 50) -> dict[str, Any]
 
 
 def _validate(settings: DirectionConfig) -> None:
-    if settings.method not in METHODS:
-        raise StylographError(one_of(settings.method, METHODS, "method"))
+    if settings.method not in get_args(DirectionMethod):
+        raise StylographError(one_of(settings.method, get_args(DirectionMethod), "method"))
+    if settings.probes < 1 or settings.steps < 1:
+        raise EditError(f"got probes={settings.probes}, steps={settings.steps}; expected at least one of each")
     if settings.beta is not None and settings.count is not None:
         raise EditError("got both beta and count; expected one of them: each decides which channels are kept")
     if settings.beta is not None and not settings.beta > 0:

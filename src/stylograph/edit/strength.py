@@ -1,0 +1,186 @@
+"""Automatic strength: how far to go, image by image, and how many channels to move.
+
+An edit is tried at a ladder of strengths. At each one three things are measured: the *gain* (how far the picture's CLIP
+embedding went along the text direction), the *drift* (how far it went anywhere else) and the *identity* (what a
+recogniser still sees of the person). The strength is the smallest one that has most of the gain to be had within the
+budget for identity. Nothing is guessed from the text, and everything that was measured is in the answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stylograph.edit.base import Edit
+from stylograph.edit.config import StrengthConfig
+from stylograph.edit.optimize import Recogniser
+from stylograph.embed import Clip
+from stylograph.errors import EditError
+from stylograph.generator import Generator
+from stylograph.types import Latents, OnStep, Step
+
+REASONS = ("reached", "budget", "end", "none")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What an edit did at every strength tried; rows are strengths [K], columns images [N]."""
+
+    strengths: Tensor
+    gain: Tensor
+    """(E(edited) - E(original))·Δt, at most about 1."""
+    drift: Tensor
+    """Length of the rest of the embedding's change."""
+    identity: Tensor
+    """Cosine of the recogniser's embeddings; 1 throughout without a recogniser."""
+
+
+@dataclass(frozen=True)
+class FoundStrength:
+    """The strength of each image, and why."""
+
+    values: Tensor
+    """[N]"""
+    choice: Tensor
+    """[N], which of the edits tried is the image's."""
+    reasons: tuple[str, ...]
+    """Per image: "reached" (the gain is there), "budget" (identity allowed no more), "end" (still rising at the largest
+    strength tried), "none" (no strength has an effect, so 0)."""
+    curves: tuple[Curve, ...]
+    """What was measured, one curve per edit tried."""
+
+    def apply(self, edits: Sequence[Edit], latents: Latents) -> Latents:
+        """Every image with its own edit at its own strength, in S."""
+        rows = torch.stack([edit(latents, self.values).tensor for edit in edits])
+        return Latents("s", rows[self.choice, torch.arange(rows.shape[1])], latents.generator)
+
+    @property
+    def typical(self) -> tuple[int, float]:
+        """The edit most images got, and the middle one of its strengths that do something (0 if none does)."""
+        active = self.values != 0
+        if not bool(active.any()):
+            return int(self.choice.mode().values), 0.0
+        favourite = self.choice[active].mode().values
+        return int(favourite), float(self.values[active & (self.choice == favourite)].median())
+
+    def describe(self) -> str:
+        """One line for people."""
+        said = {
+            "reached": "as far as it helps",
+            "budget": "held back to keep the person",
+            "end": "still rising at the largest strength tried: the edit may be too weak",
+            "none": "left alone: nothing it does comes nearer to the text (perhaps it is so already)",
+        }
+        counts = Counter(self.reasons)
+        low, high = float(self.values.min()), float(self.values.max())
+        parts = [f"{counts[r]} {said[r]}" for r in REASONS if counts[r]]
+        return f"automatic strength {low:.3g} to {high:.3g} ({'; '.join(parts)})"
+
+
+def measure(
+    edit: Edit,
+    generator: Generator,
+    clip: Clip,
+    latents: Latents,
+    wanted: Tensor,
+    *,
+    identity: Recogniser | None = None,
+    config: StrengthConfig | None = None,
+) -> Curve:
+    """Renders the edit at a ladder of strengths and measures gain, drift and identity.
+
+    wanted: the text direction Δt [D], unit length.
+    """
+    settings = config or StrengthConfig()
+    up_to = min(settings.up_to, generator.resolution)
+    own = edit.strength or 1.0
+    ladder = own * settings.largest * torch.arange(settings.steps + 1) / settings.steps
+    with torch.no_grad():
+        rows = torch.cat([codes.tensor for codes in edit.sweep(latents, ladder.tolist())])  # [K·N, s]
+        seen, people = [], []
+        for part in rows.split(settings.batch):
+            images = generator.render(Latents("s", part), up_to=up_to)
+            seen.append(clip.embed_images(images))
+            if identity is not None:
+                people.append(identity.embed(images))
+        moved = torch.cat(seen).unflatten(0, (len(ladder), -1))
+        moved = moved - moved[:1]
+        gain = moved @ wanted.to(moved)
+        drift = (moved.square().sum(-1) - gain.square()).clamp_min(0).sqrt()
+        same = torch.ones_like(gain)
+        if identity is not None:
+            person = torch.cat(people).unflatten(0, (len(ladder), -1))
+            same = (person * person[:1]).sum(-1)
+    return Curve(ladder, gain.cpu(), drift.cpu(), same.cpu())
+
+
+def choose_strength(curves: Curve | Sequence[Curve], config: StrengthConfig | None = None) -> FoundStrength:
+    """For each image the smallest strength with `reach` of the best gain that the identity budget allows.
+
+    Of several edits, among those that gain nearly as much as the best one (the same `reach`), the one that drifts least.
+    """
+    settings = config or StrengthConfig()
+    tried = (curves,) if isinstance(curves, Curve) else tuple(curves)
+    found = [_rung(curve, settings) for curve in tried]
+    gains, drifts, values = (
+        torch.stack([table.gather(0, rung[None])[0] for table, (rung, _) in zip(tables, found)])
+        for tables in (
+            [curve.gain for curve in tried],
+            [curve.drift for curve in tried],
+            [curve.strengths[:, None].expand_as(curve.gain) for curve in tried],
+        )
+    )
+    good = gains >= settings.reach * gains.amax(0)
+    choice = drifts.masked_fill(~good, torch.inf).argmin(0)
+    reasons = tuple(found[c][1][image] for image, c in enumerate(choice.tolist()))
+    return FoundStrength(values.gather(0, choice[None])[0], choice, reasons, tried)
+
+
+def _rung(curve: Curve, settings: StrengthConfig) -> tuple[Tensor, list[str]]:
+    """Which of the strengths each image gets [N], and why."""
+    # A budget once overdrawn stays so: identity may come back by chance, not by merit.
+    allowed = (curve.identity >= 1 - settings.budget).cumprod(0).bool()
+    best = curve.gain.masked_fill(~allowed, -torch.inf).amax(0)  # [N]; row 0 is always allowed and has gain 0
+    rung = ((curve.gain >= settings.reach * best) & allowed).int().argmax(0)
+    reasons = []
+    for image, (top, at) in enumerate(zip(best.tolist(), rung.tolist())):
+        if top < settings.least:
+            rung[image] = 0
+            reasons.append("none" if bool(allowed[:, image].all()) else "budget")
+        elif not bool(allowed[-1, image]) and float(curve.gain[:, image].max()) > top + settings.least:
+            reasons.append("budget")
+        else:
+            reasons.append("end" if at == len(curve.strengths) - 1 else "reached")
+    return rung, reasons
+
+
+def find_strength(
+    edits: Edit | Sequence[Edit],
+    generator: Generator,
+    clip: Clip,
+    latents: Latents,
+    target: str,
+    *,
+    neutral: str | Sequence[str],
+    identity: Recogniser | None = None,
+    config: StrengthConfig | None = None,
+    on_step: OnStep | None = None,
+) -> FoundStrength:
+    """The strength of an edit for each image; of several edits (one sentence, more or fewer channels) also which one.
+
+    Raises `PromptError` for equal or empty sentences, `EditError` if no edits are given.
+    """
+    tried = [edits] if isinstance(edits, Edit) else list(edits)
+    if not tried:
+        raise EditError("got no edits; give at least one to find the strength of")
+    wanted = clip.text_direction(target, neutral)
+    curves = []
+    for i, edit in enumerate(tried):
+        curves.append(measure(edit, generator, clip, latents, wanted, identity=identity, config=config))
+        if on_step:
+            on_step(Step("finding the strength", i + 1, len(tried)))
+    return choose_strength(curves, config)

@@ -1,0 +1,153 @@
+"""Jobs: what the command line, the web studio and batches ask for, as plain data.
+
+The fields' descriptions are the help texts of the command line; a picture carries its job in its metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from tyro.conf import Positional
+
+from stylograph.edit.config import DirectionConfig, MapperTraining, OptimizeConfig, StrengthConfig
+from stylograph.errors import StylographError, one_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureJob:
+    """Which pictures, from which generator, and where to compute."""
+
+    model: str = "avatars"
+    """Generator: a name from `stylograph models`, a file, a URL or a hub id."""
+    seed: tuple[int, ...] = (1, 2, 3, 4)
+    """One picture per seed."""
+    truncation: float = 0.7
+    """Truncation psi: 1 is the full variety, smaller is nearer to the average picture."""
+    label: int | None = None
+    """Class of a conditional generator."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the generator's activations."""
+    offline: bool = False
+    """Never use the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleJob(PictureJob):
+    """Draw pictures from a generator."""
+
+    seed: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    """One picture per seed."""
+    columns: int = 8
+    """Pictures per row."""
+
+
+@dataclass(frozen=True)
+class EditJob(PictureJob):
+    """Edit pictures of a generator by one sentence, or by saved edits, or both."""
+
+    target: Positional[str] = ""
+    """What the pictures should show, e.g. "a person wearing sunglasses"."""
+    neutral: tuple[str, ...] = ("a person",)
+    """The same sentence without the change; of several the average is taken."""
+    method: Literal["direction", "optimize", "mapper"] = "direction"
+    """direction: one change for all pictures (seconds). optimize: goes on from there on each picture by itself. mapper:
+    trains a network for the sentence, a minute or two, once."""
+    edit: tuple[Path, ...] = ()
+    """Saved edits to apply as well (--save-edit writes them)."""
+    strength: float | Literal["auto"] = "auto"
+    """How far to go (alpha); negative does the opposite, 0 nothing. auto looks for it, picture by picture."""
+    clip: str | None = None
+    """CLIP model: a hub id or a folder; by default the avatars' own for avatars, else openai/clip-vit-base-patch32."""
+    identity: str | None = None
+    """Recogniser that guards the person: "avatars" (the default there), an ArcFace IR-SE50 file, or "none"."""
+    direction: DirectionConfig = field(default_factory=DirectionConfig)
+    optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
+    mapper: MapperTraining = field(default_factory=MapperTraining)
+    auto: StrengthConfig = field(default_factory=StrengthConfig)
+
+
+@dataclass(frozen=True)
+class SweepJob(EditJob):
+    """One edit at many strengths: a row per picture, or an animation (.gif, .webp, .mp4)."""
+
+    strengths: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+    """Strengths, as multiples of the one an edit would use."""
+    frames: int = 0
+    """Draw an animation of so many frames from the first of the strengths to the last, and back; 0 draws a strip."""
+
+
+@dataclass(frozen=True)
+class GridJob(EditJob):
+    """A grid of strength (alpha, left to right) against channels moved (beta, top to bottom), as in the paper."""
+
+    seed: tuple[int, ...] = (1,)
+    """The picture; of several, one grid each."""
+    alphas: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0)
+    """Strengths, as multiples of each row's own."""
+    counts: tuple[int, ...] = (10, 30, 60, 120, 300)
+    """Channels moved; fewer is a higher beta."""
+
+
+@dataclass(frozen=True)
+class ImagineJob(PictureJob):
+    """Draw a picture from a sentence alone: latent optimization from the average picture."""
+
+    target: Positional[str] = ""
+    """What the picture should show."""
+    neutral: tuple[str, ...] = ("a person",)
+    """What every picture of this generator shows; "" compares with the target alone."""
+    seed: tuple[int, ...] = (1, 2, 3, 4)
+    """One picture per seed."""
+    truncation: float = 0.3
+    """How far from the average picture to start: 0 is the average itself, the same for every seed."""
+    clip: str | None = None
+    """CLIP model, as for `edit`."""
+    optimize: OptimizeConfig = field(
+        default_factory=lambda: OptimizeConfig(space="w+", steps=100, l2=0.0, identity=0.0)
+    )
+
+
+JOBS: dict[str, type[PictureJob]] = {job.__name__: job for job in (SampleJob, EditJob, SweepJob, GridJob, ImagineJob)}
+
+T = TypeVar("T")
+
+
+def to_record(value: Any) -> Any:
+    """A job as JSON-ready data; settings at their defaults' types, paths as text."""
+    if is_dataclass(value):
+        return {f.name: to_record(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_record(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def job_from_record(record: Mapping[str, Any]) -> PictureJob:
+    """The job that a picture's metadata describe. Raises `StylographError` if they do not describe one."""
+    name = str(record.get("kind"))
+    if name not in JOBS:
+        raise StylographError(one_of(name, JOBS, "job"))
+    try:
+        return _restore(JOBS[name], {key: value for key, value in record.items() if key != "kind"})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise StylographError(f"got a job this version cannot read ({error}); it was written by another one") from None
+
+
+def _restore(cls: type[T], record: Mapping[str, Any]) -> T:
+    hints = get_type_hints(cls)
+    unknown = sorted(set(record) - set(hints))
+    if unknown:
+        raise TypeError(f"unknown settings: {', '.join(unknown)}")
+    values: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            values[name] = _restore(hints[name], value)
+        elif isinstance(value, list):
+            values[name] = tuple(Path(v) if name == "edit" else v for v in value)
+        else:
+            values[name] = value
+    return cls(**values)
