@@ -5,7 +5,10 @@ import json
 import pytest
 
 from recipes.avatars.manifest import FOLDER, manifest
-from stylograph import Clip, Generator, find_direction
+from stylograph import Clip, Generator, Identity, find_direction, find_strength
+from stylograph.edit.directions import find_directions
+from stylograph.edit.universal import SHIPPED, UniversalMap
+from stylograph.metrics import Judge, leakage, success
 
 MEGABYTE = 2**20
 
@@ -42,6 +45,31 @@ def test_pictures_are_pictures(generator):
     assert images.shape == (16, 3, generator.resolution, generator.resolution)
     assert 0.8 < float(images.abs().amax(dim=(1, 2, 3)).min()) < 2
     assert float(images.std(0).mean()) > 0.1  # not one picture again and again
+
+
+def test_the_universal_map_is_made_for_these_models(generator, clip):
+    found = UniversalMap.load(SHIPPED, generator, clip)
+    assert found.matrix.shape == (generator.w_dim, clip.embed_text("a person").shape[1])
+
+
+JUDGED = [
+    ("a person wearing sunglasses", "eyes", "sunglasses"),
+    ("a person with a big smile", "mouth", "bigSmile"),
+    ("a person in a green shirt", "clothes_colour", "green"),
+]
+
+
+@pytest.mark.parametrize(("target", "attribute", "value"), JUDGED)
+def test_a_sentence_alone_makes_a_good_edit(generator, clip, target, attribute, value):
+    """Automatic strength, judged by a network that no edit sees: true of most, and little else changed."""
+    judge, identity = Judge.from_pretrained("avatars"), Identity.from_pretrained("avatars")
+    edits = find_directions(generator, clip, target, counts=(15, 60))
+    latents = generator.sample(16, seed=300)
+    found = find_strength(edits, generator, clip, latents, target, neutral="a person", identity=identity)
+    told = [judge.probabilities(generator.render(codes)) for codes in (latents, found.apply(edits, latents))]
+    assert float(success(told[1], attribute, judge.value(attribute, value)).float().mean()) >= 0.75
+    assert leakage(*told, hidden=judge.hidden, exempt=(attribute,)).share <= 0.2
+    assert "automatic strength" in found.describe()
 
 
 PAIRS = [

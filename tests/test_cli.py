@@ -28,7 +28,8 @@ def say(capsys):
     return run
 
 
-EDIT = ("edit", "a person wearing sunglasses")
+QUICK = ("--direction.method", "universal", "--auto.steps", 4)
+EDIT = ("edit", "a person wearing sunglasses", *QUICK)
 
 
 class TestEdit:
@@ -87,6 +88,7 @@ class TestEdit:
             (("edit", "a bald person", "--method", "optimize", "--optimize.space", "z"), "space"),
             (("sweep", "a bald person", "-o", "out.txt"), "expected one of .png"),
             (("grid", ""), "empty sentence"),
+            (("grid", "a bald person", "--beta", 0.1), "--counts"),
             (("imagine", ""), "empty sentence"),
             (("rerun", "gone.png"), "gone.png"),
         ],
@@ -102,7 +104,7 @@ class TestEdit:
 
     @pytest.mark.filterwarnings("always::stylograph.errors.PromptWarning")
     def test_unknown_words_are_a_warning(self, say, tmp_path):
-        code, _, messages = say("edit", "a person wearing sunglases", "-o", tmp_path / "o.png")
+        code, _, messages = say("edit", "a person wearing sunglases", *QUICK, "-o", tmp_path / "o.png")
         assert "warning: avatars does not know 'sunglases' (near: sunglasses" in messages
         assert code in (0, 1)
 
@@ -129,7 +131,7 @@ def size_of(path):
 
 class TestOtherWays:
     def test_a_sweep_is_a_strip_or_an_animation(self, say, tmp_path):
-        common = ("sweep", "a person with blue hair", "--seed", 1, 2, "--strengths", 0, 1, 2)
+        common = ("sweep", "a person with blue hair", *QUICK, "--seed", 1, 2, "--strengths", 0, 1, 2)
         assert say(*common, "-o", tmp_path / "s.png")[0] == 0
         width, height = size_of(tmp_path / "s.png")
         assert width > height  # three columns, two rows
@@ -146,18 +148,18 @@ class TestOtherWays:
     def test_saved_edits_are_stacked(self, say, tmp_path):
         for name, sentence in (("blue", "a person with blue hair"), ("dark", "a person wearing sunglasses")):
             file = tmp_path / f"{name}.safetensors"
-            assert say("edit", sentence, "--seed", 1, "-o", tmp_path / "x.png", "--save-edit", file)[0] == 0
+            assert say("edit", sentence, *QUICK, "--seed", 1, "-o", tmp_path / "x.png", "--save-edit", file)[0] == 0
         files = [tmp_path / "blue.safetensors", tmp_path / "dark.safetensors"]
         code, _, messages = say("edit", "--edit", *files, "--seed", 1, 2, "-o", tmp_path / "both.png")
         assert code == 0
         assert "blue hair" in messages
         assert "sunglasses" in messages
-        more = ("edit", "a person in a green shirt", "--edit", files[0], "--seed", 1, "-o", tmp_path / "three.png")
+        more = ("edit", "a person in a green shirt", *QUICK, "--edit", files[0], "--seed", 1, "-o", tmp_path / "three.png")
         assert say(*more, "--save-edit", tmp_path / "all.safetensors")[0] == 0
         assert len(load_edit(tmp_path / "all.safetensors").parts) == 2
 
     def test_optimization(self, say, tmp_path):
-        quick = ("--optimize.steps", 3, "--method", "optimize", "--seed", 1)
+        quick = (*QUICK, "--optimize.steps", 3, "--method", "optimize", "--seed", 1)
         code, _, messages = say("edit", "a person with blue hair", *quick, "-o", tmp_path / "o.png")
         assert code == 0
         assert "automatic strength" in messages
@@ -172,7 +174,7 @@ class TestOtherWays:
 
     def test_imagine(self, say, tmp_path):
         out = tmp_path / "i.png"
-        assert say("imagine", "a person with blue hair", "--optimize.steps", 3, "--seed", 1, 2, "-o", out)[0] == 0
+        assert say("imagine", "a person with blue hair", *QUICK, "--seed", 1, 2, "-o", out)[0] == 0
         assert text_of(out)["job"]["kind"] == "ImagineJob"
 
 

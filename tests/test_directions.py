@@ -26,7 +26,9 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def edit(tiny, clip):
-    return find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(method="gradient", images=8, count=12))
+    return find_direction(
+        tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(method="gradient", images=8, count=12)
+    )
 
 
 class TestReferenceNumbers:
@@ -92,12 +94,16 @@ class TestRelevance:
         shift = 0.3 * torch.randn(tiny.s_dim, generator=torch.Generator().manual_seed(0))
         jacobian = slopes(tiny, clip, codes + shift, torch.eye(16).expand(3, -1, -1))  # [N, D, sum of channels]
         want = F.cosine_similarity(jacobian, wanted[None, :, None], dim=1).mean(0)
-        found = cosines(tiny, clip, wanted, shift=shift, config=DirectionConfig(method="gradient", images=3, batch=2, probes=99))
+        found = cosines(
+            tiny, clip, wanted, shift=shift, config=DirectionConfig(method="gradient", images=3, batch=2, probes=99)
+        )
         assert float((found - want).abs().max()) < 1e-3
 
     def test_few_axes_estimate_the_length_of_an_effect(self, tiny, clip):
         wanted = clip.text_direction(TARGET, NEUTRAL)
-        exact, few = (cosines(tiny, clip, wanted, config=DirectionConfig(method="gradient", images=8, probes=k)) for k in (15, 4))
+        exact, few = (
+            cosines(tiny, clip, wanted, config=DirectionConfig(method="gradient", images=8, probes=k)) for k in (15, 4)
+        )
         assert agreement(exact, few)["correlation"] > 0.95
         factor = float((few / exact)[movable(tiny)].median())
         assert factor == pytest.approx(
@@ -125,7 +131,11 @@ class TestRelevance:
 
     def test_torgb_and_high_layers_are_left_alone(self, tiny, clip):
         edit = find_direction(
-            tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(method="gradient", images=2, count=30, max_resolution=16)
+            tiny,
+            clip,
+            TARGET,
+            neutral=NEUTRAL,
+            config=DirectionConfig(method="gradient", images=2, count=30, max_resolution=16),
         )
         for layer in tiny.layers:
             if layer.to_rgb or layer.resolution > 16:
@@ -183,7 +193,9 @@ class TestSelection:
 
     def test_nothing_passes(self, tiny, clip):
         with pytest.raises(PromptError, match="lower beta"):
-            find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(method="gradient", images=2), beta=1.001)
+            find_direction(
+                tiny, clip, TARGET, neutral=NEUTRAL, config=DirectionConfig(method="gradient", images=2), beta=1.001
+            )
 
     def test_automatic_threshold_keeps_more_than_twenty(self):
         found = torch.linspace(0, 0.4, 400)

@@ -22,6 +22,10 @@ MODELS = {
         "small dual encoder for avatars, loaded by transformers",
         "python -m recipes.avatars.render; python -m recipes.avatars.train_clip",
     ),
+    "universal.safetensors": (
+        "universal text map of this generator and CLIP",
+        "python -m recipes.avatars.fit_universal",
+    ),
     "judge.safetensors": (
         "attribute classifier of avatars, used to score edits only",
         "python -m recipes.avatars.render --what personas; python -m recipes.avatars.train_judge",

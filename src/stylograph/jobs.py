@@ -47,13 +47,22 @@ class SampleJob(PictureJob):
 
 
 @dataclass(frozen=True)
-class EditJob(PictureJob):
-    """Edit pictures of a generator by one sentence, or by saved edits, or both."""
+class SentenceJob(PictureJob):
+    """Pictures, and a sentence about them."""
 
     target: Positional[str] = ""
     """What the pictures should show, e.g. "a person wearing sunglasses"."""
     neutral: tuple[str, ...] = ("a person",)
     """The same sentence without the change; of several the average is taken."""
+    clip: str | None = None
+    """CLIP model: a hub id or a folder; by default the avatars' own for avatars, else openai/clip-vit-base-patch32."""
+    direction: DirectionConfig = field(default_factory=DirectionConfig)
+
+
+@dataclass(frozen=True)
+class EditJob(SentenceJob):
+    """Edit pictures of a generator by one sentence, or by saved edits, or both."""
+
     method: Literal["direction", "optimize", "mapper"] = "direction"
     """direction: one change for all pictures (seconds). optimize: goes on from there on each picture by itself. mapper:
     trains a network for the sentence, a minute or two, once."""
@@ -61,11 +70,8 @@ class EditJob(PictureJob):
     """Saved edits to apply as well (--save-edit writes them)."""
     strength: float | Literal["auto"] = "auto"
     """How far to go (alpha); negative does the opposite, 0 nothing. auto looks for it, picture by picture."""
-    clip: str | None = None
-    """CLIP model: a hub id or a folder; by default the avatars' own for avatars, else openai/clip-vit-base-patch32."""
     identity: str | None = None
     """Recogniser that guards the person: "avatars" (the default there), an ArcFace IR-SE50 file, or "none"."""
-    direction: DirectionConfig = field(default_factory=DirectionConfig)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     mapper: MapperTraining = field(default_factory=MapperTraining)
     auto: StrengthConfig = field(default_factory=StrengthConfig)
@@ -82,34 +88,25 @@ class SweepJob(EditJob):
 
 
 @dataclass(frozen=True)
-class GridJob(EditJob):
+class GridJob(SentenceJob):
     """A grid of strength (alpha, left to right) against channels moved (beta, top to bottom), as in the paper."""
 
     seed: tuple[int, ...] = (1,)
     """The picture; of several, one grid each."""
-    alphas: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0)
-    """Strengths, as multiples of each row's own."""
+    alphas: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 1.0, 1.5)
+    """Strengths, as multiples of each row's own (a shift of eight standard deviations)."""
     counts: tuple[int, ...] = (10, 30, 60, 120, 300)
     """Channels moved; fewer is a higher beta."""
 
 
 @dataclass(frozen=True)
-class ImagineJob(PictureJob):
-    """Draw a picture from a sentence alone: latent optimization from the average picture."""
+class ImagineJob(EditJob):
+    """Draw pictures from a sentence alone: its edit, applied near the average picture."""
 
-    target: Positional[str] = ""
-    """What the picture should show."""
-    neutral: tuple[str, ...] = ("a person",)
-    """What every picture of this generator shows; "" compares with the target alone."""
-    seed: tuple[int, ...] = (1, 2, 3, 4)
-    """One picture per seed."""
     truncation: float = 0.3
     """How far from the average picture to start: 0 is the average itself, the same for every seed."""
-    clip: str | None = None
-    """CLIP model, as for `edit`."""
-    optimize: OptimizeConfig = field(
-        default_factory=lambda: OptimizeConfig(space="w+", steps=100, l2=0.0, identity=0.0)
-    )
+    identity: str | None = "none"
+    """Nobody's identity has to be kept."""
 
 
 JOBS: dict[str, type[PictureJob]] = {job.__name__: job for job in (SampleJob, EditJob, SweepJob, GridJob, ImagineJob)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stylograph.errors import PromptError, StylographError
+from stylograph.errors import EditError, PromptError, StylographError
 from stylograph.jobs import EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob, job_from_record
 from stylograph.world import World, directions, make
 
@@ -121,6 +121,8 @@ def _grid(world: World) -> Result:
     job = world.job
     if not job.target.strip():
         raise PromptError("got an empty sentence; a grid needs one, e.g. stylograph grid 'a person with blond hair'")
+    if job.direction.beta is not None or job.direction.count is not None:
+        raise EditError("got --beta or --count for a grid; expected --counts: every row has its own number of channels")
     edits = directions(world, job.counts)
     rows, captions = [], []
     for edit in edits:
@@ -128,10 +130,8 @@ def _grid(world: World) -> Result:
         images = torch.stack([world.render(codes) for codes in edit.sweep(world.latents, strengths)], dim=1)
         for seed, row in zip(job.seed, images):
             rows.append(row)
-            facts = f"beta {edit.provenance['beta']:.3f}: {edit.provenance['channels']} channels"
-            captions.append(
-                f"{facts}, strength 1 = {edit.strength:.2g}" + (f", seed {seed}" if len(job.seed) > 1 else "")
-            )
+            own = f"alpha 1 = strength {edit.strength:.2g}" + (f", seed {seed}" if len(job.seed) > 1 else "")
+            captions.append(f"beta {edit.provenance['beta']:.2f}: {edit.provenance['channels']} channels; {own}")
     headings = [f"alpha {alpha:g}" for alpha in job.alphas]
     return Result(
         rows,
@@ -144,29 +144,16 @@ def _grid(world: World) -> Result:
 
 
 def _imagine(world: World) -> Result:
-    from stylograph.edit.optimize import optimize
-
-    job = world.job
-    neutral = tuple(text for text in job.neutral if text.strip()) or None
-    edit = optimize(
-        world.generator,
-        world.clip,
-        world.latents,
-        job.target,
-        neutral=neutral,
-        config=job.optimize,
-        on_step=world.on_step,
-    )
-    rows = [world.render(edit(world.latents))]
-    remarks = [f"{edit.provenance['steps']} steps; the loss fell by {edit.provenance['fall']:.3f} on average"]
-    return Result(rows, [job.target], remarks=remarks, edit=edit, provenance=world.provenance())
+    made = make(world)
+    provenance = world.provenance(**_edit_files(world.job))
+    return Result([world.render(made.edited)], [world.job.target], [], made.remarks, made.edit, provenance)
 
 
 WORK: dict[type[PictureJob], Callable[[World], Result]] = {
     SweepJob: _sweep,
     GridJob: _grid,
-    EditJob: _edit,
     ImagineJob: _imagine,
+    EditJob: _edit,
     SampleJob: _sample,
 }
 

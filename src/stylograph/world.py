@@ -137,6 +137,7 @@ def make(world: World) -> Made:
             )
         edit = saved if job.strength == "auto" else saved.with_strength(job.strength)
         return Made(edit, edit(world.latents), [saved.describe()])
+    _ = world.latents, world.identity  # mistakes in these are told before the work, not after it
     candidates = METHODS[job.method](world)
     remarks = []
     if job.strength == "auto":
@@ -185,29 +186,40 @@ def _saved(world: World) -> Edit | None:
     return total
 
 
-def directions(world: World, counts: Sequence[int] | None = None) -> list[Edit]:
-    """The sentence's global direction with several numbers of channels, or with the one the job asks for."""
+def directions(world: World, counts: Sequence[int] | None = None, *, rivals: bool = False) -> list[Edit]:
+    """The sentence's global direction with several numbers of channels, or with the one the job asks for.
+
+    rivals: by every way the job's settings leave open, for an automatic strength to choose among.
+    """
     from stylograph.edit.directions import COUNTS, find_directions
     from stylograph.edit.table import table_path
 
     job, config = world.job, world.job.direction
     if config.table is None and config.method != "gradient":
-        place = table_path(job.model, world.clip, config.method)
+        place = table_path(job.model, world.clip, "finite" if config.method == "finite" else "universal")
         place.parent.mkdir(parents=True, exist_ok=True)
         config = replace(config, table=place)
-    if counts is None and job.strength == "auto" and config.beta is None and config.count is None:
-        counts = COUNTS
-    return list(
-        find_directions(
+    rivals = rivals and config.beta is None and config.count is None
+    tried = [(config, COUNTS if rivals else counts)]
+    quick = world.generator.resolution <= RIVALS_UP_TO or world.generator.device.type != "cpu"
+    if rivals and config.method == "auto" and quick:
+        tried.append((replace(config, method="gradient"), None))
+    edits: list[Edit] = []
+    for settings, numbers in tried:
+        edits += find_directions(
             world.generator,
             world.clip,
             job.target,
             neutral=job.neutral,
-            config=config,
-            counts=counts,
+            config=settings,
+            counts=numbers,
             on_step=world.on_step,
         )
-    )
+    return edits
+
+
+RIVALS_UP_TO = 128
+"""Resolution up to which back-propagation for every sentence is a matter of seconds on a CPU."""
 
 
 def _optimized(world: World) -> list[Edit]:
@@ -215,7 +227,7 @@ def _optimized(world: World) -> list[Edit]:
 
     job, start = world.job, None
     if job.optimize.space == "s":  # from the global direction's edit, see `edit.optimize`
-        found = _strength(world, candidates := directions(world))
+        found = _strength(world, candidates := directions(world, rivals=True))
         start = found.apply(candidates, world.latents)
     edit = optimize(
         world.generator,
@@ -256,7 +268,7 @@ def _mapped(world: World) -> list[Edit]:
 
 
 METHODS: dict[str, Callable[[World], list[Edit]]] = {
-    "direction": directions,
+    "direction": lambda world: directions(world, rivals=world.job.strength == "auto"),
     "optimize": _optimized,
     "mapper": _mapped,
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-DirectionMethod = Literal["universal", "gradient", "finite"]
+DirectionMethod = Literal["auto", "universal", "gradient", "finite"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,16 @@ class MeasureConfig:
 class DirectionConfig(MeasureConfig):
     """How a global direction is found and which channels it moves."""
 
-    method: DirectionMethod = "universal"
+    method: DirectionMethod = "auto"
     """universal: a regression over random pictures, once per generator. gradient: back-propagation, seconds for every
-    sentence. finite: the paper's finite differences, minutes to days, once per generator."""
+    sentence. finite: the paper's finite differences, minutes to days, once per generator. auto: universal; where the
+    strength is automatic too, gradient is its rival (on a CPU for generators up to 128 pixels)."""
     images: int | None = None
     """Images looked at; default 2000 for universal, 24 for gradient, 100 for finite (as the paper)."""
     steps: int = 8
     """How often the slopes are taken anew, one standard deviation further along the direction (gradient)."""
+    up_to: int = 256
+    """Look at pictures of at most this resolution (universal, gradient)."""
     probes: int = 4
     """Random axes per image that tell how much a channel does at all (gradient)."""
     beta: Annotated[float | None, arg(prefix_name=False)] = None
@@ -60,7 +63,7 @@ class UniversalConfig:
 
     samples: int = 2000
     """Random pictures looked at."""
-    ridge: float = 0.3
+    ridge: float = 0.1
     """λ, as a multiple of the mean variance of an embedding's entries."""
     seed: int = 100_000
     """Seed of the first picture."""
@@ -103,8 +106,11 @@ class StrengthConfig:
     """Strengths tried, evenly spaced from 0 (not tried) to `largest`."""
     largest: float = 2.4
     """Largest strength tried, as a multiple of the edit's own."""
-    reach: float = 0.95
-    """Share of the best gain within the budget that is enough."""
+    thrift: float = 0.5
+    """What strength costs: going all the way up the ladder has to be worth this share of the best gain. 0 takes the
+    best gain whatever it costs, 1 stops early."""
+    rival: float = 0.8
+    """Of several edits, those with this share of the best one's gain compete for the smallest drift."""
     budget: float = 0.6
     """How far the similarity to the unedited person may fall, 0 to 1 (with an identity network)."""
     least: float = 0.05
@@ -130,6 +136,7 @@ class MapperTraining:
     """"directional": 1 - cos(E(edited) - E(image), E(target) - E(neutral)). "similarity", the paper's:
     1 - cos(E(edited), E(target))."""
     lambda_clip: float = 1.0
+    """Weight of the CLIP term."""
     lambda_id: float = 0.1
     """Weight of 1 - cos of the two faces; only in force when an `identity` is given."""
     lambda_l2: float = 0.8
@@ -142,7 +149,9 @@ class MapperTraining:
     changes its output about as much. Falls to zero along half a cosine. Weights are kept a hundred times larger than
     they act (`MapperConfig.lr_multiplier`), hence the size."""
     steps: int = 200
+    """At most so many steps."""
     batch: int = 8
+    """Images per step."""
     images: int = 256
     """Images to train on, when no latents are given. Their embeddings are computed once."""
     held_out: int = 32
@@ -155,3 +164,4 @@ class MapperTraining:
     truncation: float = 0.7
     """Truncation psi of the sampled images."""
     seed: int = 0
+    """Seed of the images, the order they are shown in, and the first weights."""

@@ -31,7 +31,7 @@ from stylograph.edit.universal import UniversalMap, universal_map
 from stylograph.embed import Clip
 from stylograph.errors import EditError, PromptError, StylographError, one_of
 from stylograph.generator import Generator
-from stylograph.types import OnStep, Step
+from stylograph.types import Latents, OnStep, Step
 
 
 def find_direction(
@@ -116,7 +116,7 @@ LENGTH = 8.0
 """Length of an edit's shift at its own strength, in standard deviations over all its channels."""
 PURITY_AT = 5.0
 """How far along the path, in standard deviations, its channels' purity is measured (gradient)."""
-COUNTS = (15, 30, 60)
+COUNTS = (15, 60)
 """Numbers of channels that an automatic strength chooses among."""
 
 
@@ -136,7 +136,7 @@ def relevance(
     kept = _moved(generator, settings)
     if settings.method == "finite":
         return _table(generator, clip, settings, on_step).relevance(wanted.to(generator.device)).masked_fill(~kept, 0)
-    if settings.method == "universal":
+    if settings.method in ("auto", "universal"):
         found = _universal(generator, clip, settings, on_step).relevance(generator, wanted).masked_fill(~kept, 0)
         return found / found.abs().max().clamp_min(1e-12)
     path = follow(generator, clip, wanted, config=settings, on_step=on_step)
@@ -147,7 +147,9 @@ def relevance(
 
 
 def _universal(generator: Generator, clip: Clip, settings: DirectionConfig, on_step: OnStep | None) -> UniversalMap:
-    config = None if settings.images is None else UniversalConfig(samples=settings.images)
+    config = None
+    if settings.images is not None or settings.up_to != UniversalConfig.up_to:
+        config = UniversalConfig(samples=settings.images or UniversalConfig.samples, up_to=settings.up_to)
     return universal_map(generator, clip, config=config, path=settings.table, on_step=on_step)
 
 
@@ -201,7 +203,10 @@ def follow(
     for step in range(settings.steps):
         slope = torch.zeros_like(path)
         for s in codes.split(settings.batch):
-            slope += slopes(generator, clip, s + path * std, wanted.expand(len(s), 1, -1)).sum((0, 1)) * std
+            slope += (
+                slopes(generator, clip, s + path * std, wanted.expand(len(s), 1, -1), up_to=settings.up_to).sum((0, 1))
+                * std
+            )
         path += F.normalize(slope.masked_fill(frozen, 0.0), dim=0)
         if on_step:
             on_step(Step("following the direction", step + 1, settings.steps))
@@ -235,7 +240,7 @@ def cosines(
         # The first axis of the orthonormal set is ±Δt; the others are at right angles to it.
         axes = torch.linalg.qr(torch.cat([wanted.expand(len(s), -1)[..., None], random], dim=2))[0].mT.clone()
         axes[:, 0] = wanted
-        along, across = slopes(generator, clip, s, axes).split([1, rest], dim=1)
+        along, across = slopes(generator, clip, s, axes, up_to=settings.up_to).split([1, rest], dim=1)
         length = (along.square() + (size - 1) / rest * across.square().sum(1, keepdim=True)).sqrt()
         total += (along / length.clamp_min(1e-12)).sum((0, 1))
         done += len(s)
@@ -252,17 +257,19 @@ def _codes(generator: Generator, settings: DirectionConfig) -> Tensor:
 def _moved(generator: Generator, settings: DirectionConfig) -> Tensor:
     """Which channels the edit may move, [sum of channels] bool."""
     locked = layers_matching([(layer.name, layer.channels) for layer in generator.layers], settings.lock)
-    return movable(generator, settings.max_resolution) & ~locked.to(generator.device)
+    limit = settings.max_resolution or generator.resolution
+    if settings.method != "finite":  # what was not looked at is not moved
+        limit = min(limit, settings.up_to)
+    return movable(generator, limit) & ~locked.to(generator.device)
 
 
-def slopes(generator: Generator, clip: Clip, s: Tensor, axes: Tensor) -> Tensor:
+def slopes(generator: Generator, clip: Clip, s: Tensor, axes: Tensor, *, up_to: int = 256) -> Tensor:
     """∂(E(G(s))·a)/∂s: s [N, sum of channels], K axes of the embedding per image [N, K, D] -> [N, K, sum of channels].
 
     One forward pass and K backward passes per image.
     """
     s = s.detach().requires_grad_()
-    image = generator.net.synthesis.run(s, dtype=generator.dtype).image
-    assert image is not None
+    image = generator.render(Latents("s", s), up_to=min(up_to, generator.resolution))
     along = torch.einsum("nd,nkd->kn", clip.embed_images(image), axes.to(s)).sum(1)  # [K]
     return torch.stack([torch.autograd.grad(a, s, retain_graph=True)[0] for a in along], dim=1)
 

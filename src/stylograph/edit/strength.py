@@ -2,8 +2,9 @@
 
 An edit is tried at a ladder of strengths. At each one three things are measured: the *gain* (how far the picture's CLIP
 embedding went along the text direction), the *drift* (how far it went anywhere else) and the *identity* (what a
-recogniser still sees of the person). The strength is the smallest one that has most of the gain to be had within the
-budget for identity. Nothing is guessed from the text, and everything that was measured is in the answer.
+recogniser still sees of the person). Gain usually rises fast, then levels off or creeps on while the picture falls
+apart; the strength is the knee of that curve, within a budget for identity. Nothing is guessed from the text, and
+everything that was measured is in the answer.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class FoundStrength:
     choice: Tensor
     """[N], which of the edits tried is the image's."""
     reasons: tuple[str, ...]
-    """Per image: "reached" (the gain is there), "budget" (identity allowed no more), "end" (still rising at the largest
-    strength tried), "none" (no strength has an effect, so 0)."""
+    """Per image: "reached" (more would not bring much more), "budget" (identity allowed no more), "end" (still rising
+    fast at the largest strength tried), "none" (no strength has an effect, so 0)."""
     curves: tuple[Curve, ...]
     """What was measured, one curve per edit tried."""
 
@@ -119,9 +120,10 @@ def measure(
 
 
 def choose_strength(curves: Curve | Sequence[Curve], config: StrengthConfig | None = None) -> FoundStrength:
-    """For each image the smallest strength with `reach` of the best gain that the identity budget allows.
+    """For each image the knee of its curve: where gain / best gain - thrift · strength / largest strength is largest.
 
-    Of several edits, among those that gain nearly as much as the best one (the same `reach`), the one that drifts least.
+    Strengths beyond the identity budget do not count.
+    Of several edits, among those with `rival` of the best one's gain, the one that drifts least.
     """
     settings = config or StrengthConfig()
     tried = (curves,) if isinstance(curves, Curve) else tuple(curves)
@@ -134,7 +136,7 @@ def choose_strength(curves: Curve | Sequence[Curve], config: StrengthConfig | No
             [curve.strengths[:, None].expand_as(curve.gain) for curve in tried],
         )
     )
-    good = gains >= settings.reach * gains.amax(0)
+    good = gains >= settings.rival * gains.amax(0)
     choice = drifts.masked_fill(~good, torch.inf).argmin(0)
     reasons = tuple(found[c][1][image] for image, c in enumerate(choice.tolist()))
     return FoundStrength(values.gather(0, choice[None])[0], choice, reasons, tried)
@@ -144,8 +146,10 @@ def _rung(curve: Curve, settings: StrengthConfig) -> tuple[Tensor, list[str]]:
     """Which of the strengths each image gets [N], and why."""
     # A budget once overdrawn stays so: identity may come back by chance, not by merit.
     allowed = (curve.identity >= 1 - settings.budget).cumprod(0).bool()
-    best = curve.gain.masked_fill(~allowed, -torch.inf).amax(0)  # [N]; row 0 is always allowed and has gain 0
-    rung = ((curve.gain >= settings.reach * best) & allowed).int().argmax(0)
+    gain = curve.gain.masked_fill(~allowed, -torch.inf)  # row 0 is always allowed and has gain 0
+    best = gain.amax(0)
+    cost = torch.linspace(0, settings.thrift, len(gain))[:, None]
+    rung = (gain / best.clamp_min(1e-12) - cost).argmax(0)
     reasons = []
     for image, (top, at) in enumerate(zip(best.tolist(), rung.tolist())):
         if top < settings.least:

@@ -72,8 +72,8 @@ class UniversalMap:
         if found.matrix.ndim != 2 or not bool(torch.isfinite(found.matrix).all()):
             raise EditError(f"{path}: got a map with NaN or of a wrong shape; delete it, and it is fitted anew")
         for what, made, got in (
-            ("generator", found.generator_digest, generator and generator.digest),
-            ("CLIP model", found.clip_digest, clip and clip.digest),
+            ("generator", found.generator_digest, generator.digest if generator else None),
+            ("CLIP model", found.clip_digest, clip.digest if clip else None),
         ):
             if got is not None and made != got:
                 raise EditError(
