@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test check bench docs clean
+.PHONY: install demo test check bench scores docs clean
 
 install: $(STAMP)
 
@@ -30,7 +30,13 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks.optimization_step
-	$(BIN)/python -m benchmarks.directions
+	$(BIN)/python -m benchmarks.editing
+
+# How good the edits are, an hour and a half in all; `python -m benchmarks.edits --help` takes parts of it.
+scores: install
+	$(BIN)/python -m benchmarks.directions --images 8 --edits
+	$(BIN)/python -m benchmarks.mapper
+	$(BIN)/python -m benchmarks.edits
 
 docs: install
 	$(BIN)/pdoc stylograph -o site

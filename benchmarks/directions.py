@@ -21,11 +21,14 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from benchmarks.edits import TASKS, score
 from benchmarks.measure import report
 from stylograph import Clip, Generator, Latents
-from stylograph.edit.directions import DirectionConfig, agreement, choose_beta, cosines, follow, relevance
+from stylograph.edit.config import DirectionConfig, DirectionMethod
+from stylograph.edit.directions import agreement, choose_beta, cosines, follow, relevance
 from stylograph.edit.table import DirectionTable, MeasureConfig, measure_table, movable
-from stylograph.metrics import Judge, Probabilities, leakage, success
+from stylograph.edit.universal import SHIPPED, UniversalMap
+from stylograph.metrics import Judge
 
 PROMPTS = (
     "a person wearing sunglasses",
@@ -40,19 +43,6 @@ PROMPTS = (
     "a person with dark skin",
 )
 NEUTRAL = "a person"
-EDITS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "a person wearing sunglasses": ("eyes", ("sunglasses",), ()),
-    "a person wearing glasses": ("eyes", ("glasses",), ()),
-    "a person with a big smile": ("mouth", ("bigSmile",), ()),
-    "a person with a pacifier": ("mouth", ("pacifier",), ()),
-    "a person in a green shirt": ("clothes_colour", ("green",), ()),
-    "a person in a red shirt": ("clothes_colour", ("red",), ()),
-    "a person with blue hair": ("hair_colour", ("blue",), ()),
-    "a person with blond hair": ("hair_colour", ("blond",), ()),
-    "a person with dark skin": ("skin", ("dark",), ()),
-    "a bald person": ("hair_style", ("bald", "balding"), ("hair_colour",)),
-}
-"""Sentence -> attribute, the values that fulfil it, other attributes that change with it by nature."""
 LENGTHS = (3.0, 5.0, 8.0, 15.0)
 """Lengths of the whole shift in standard deviations."""
 
@@ -90,7 +80,10 @@ def main(options: Options) -> None:
         return lambda wanted: cosines(generator, clip, wanted, config=config) * movable(generator)
 
     def gradient(wanted: Tensor) -> Tensor:
-        return relevance(generator, clip, wanted, config=DirectionConfig(seed=ELSEWHERE))
+        return relevance(generator, clip, wanted, config=DirectionConfig(method="gradient", seed=ELSEWHERE))
+
+    def universal(wanted: Tensor) -> Tensor:
+        return relevance(generator, clip, wanted, config=DirectionConfig(method="universal"))
 
     ways: list[tuple[str, list[Answer], int]] = [
         ("another table", [table.relevance for table in reversed(tables)], 2 * channels * options.images),
@@ -98,6 +91,7 @@ def main(options: Options) -> None:
         ("cosines, 24 pictures", [sketch(ELSEWHERE, 24, 4)], 24 * (2 + 4)),
         ("cosines, 64 pictures", [sketch(ELSEWHERE, 64, 4)], 64 * (2 + 4)),
         ("gradient", [gradient], 24 * (2 + 4) + 24 * 2 * DirectionConfig().steps),
+        ("universal", [universal], UniversalMap.load(SHIPPED).made["samples"]),
     ]
     rows: list[dict[str, Any]] = []
     for name, functions, passes in ways:
@@ -117,8 +111,8 @@ def main(options: Options) -> None:
     print(
         f"\n{channels} channels, tables of {options.images} images, means over {len(PROMPTS)} sentences and both tables.\n"
         "Passes: a render with its embedding is one, going back through both another one (weights are frozen). A table's\n"
-        "passes and seconds are spent once for all sentences, and only run the layers after the moved one; the others'\n"
-        "are spent on every sentence."
+        "passes and seconds are spent once for all sentences, and only run the layers after the moved one; those of the\n"
+        "universal map are spent once as well (its seconds are a sentence's); the others' on every sentence."
     )
     for row in made:
         print("success / leak  " + "  ".join(f"{key}: {value}" for key, value in row.items()))
@@ -129,29 +123,28 @@ def edits(generator: Generator, clip: Clip, table: DirectionTable, *, seed: int 
     judge, std = Judge.from_pretrained(), generator.style_statistics().std
     codes = generator.styles(generator.sample(32, seed=seed)).tensor
     wide = DirectionConfig(images=64)
-    ways: dict[str, tuple[str, Answer]] = {
+    slow = DirectionConfig(method="gradient")
+    ways: dict[str, tuple[DirectionMethod, Answer]] = {
+        "universal": ("universal", lambda wanted: relevance(generator, clip, wanted)),
         "path alone": ("gradient", lambda wanted: follow(generator, clip, wanted)),
-        "gradient": ("gradient", lambda wanted: relevance(generator, clip, wanted)),
+        "gradient": ("gradient", lambda wanted: relevance(generator, clip, wanted, config=slow)),
         "finite": ("finite", table.relevance),
         "cosines": ("gradient", lambda wanted: cosines(generator, clip, wanted, config=wide) * movable(generator)),
     }
 
-    def told(s: Tensor) -> Probabilities:
-        return judge.probabilities(generator.render(Latents("s", s)).clamp(-1, 1))
+    def drawn(s: Tensor) -> Tensor:
+        with torch.no_grad():
+            return generator.render(Latents("s", s))
 
-    before, rows = told(codes), []
+    before, rows = drawn(codes), []
     for name, (method, way) in ways.items():
         figures: dict[float, list[tuple[float, float]]] = {length: [] for length in LENGTHS}
-        for sentence, (attribute, names, exempt) in EDITS.items():
-            found = way(clip.text_direction(sentence, NEUTRAL))
+        for task in TASKS:
+            found = way(clip.text_direction(task.target, NEUTRAL))
             kept = found.where(found.abs() >= choose_beta(found, DirectionConfig(method=method)), 0.0)
-            values = [judge.value(attribute, value) for value in names]
-            fresh = ~success(before, attribute, values)
             for length in LENGTHS:
-                after = told(codes + length * F.normalize(kept, dim=0) * std)
-                reached = float(success(after, attribute, values)[fresh].float().mean())
-                leak = leakage(before, after, hidden=judge.hidden, exempt=(attribute, *exempt)).share
-                figures[length].append((reached, leak))
+                judged = score(judge, task, before, drawn(codes + length * F.normalize(kept, dim=0) * std))
+                figures[length].append((judged["success"], judged["leak"]))
         means = {length: torch.tensor(pairs).mean(0).tolist() for length, pairs in figures.items()}
         rows.append({"way": name} | {f"{length:g} σ": f"{m[0]:.2f} / {m[1]:.3f}" for length, m in means.items()})
     return rows

@@ -154,7 +154,17 @@ class TestOtherWays:
         assert code == 0
         assert "blue hair" in messages
         assert "sunglasses" in messages
-        more = ("edit", "a person in a green shirt", *QUICK, "--edit", files[0], "--seed", 1, "-o", tmp_path / "three.png")
+        more = (
+            "edit",
+            "a person in a green shirt",
+            *QUICK,
+            "--edit",
+            files[0],
+            "--seed",
+            1,
+            "-o",
+            tmp_path / "three.png",
+        )
         assert say(*more, "--save-edit", tmp_path / "all.safetensors")[0] == 0
         assert len(load_edit(tmp_path / "all.safetensors").parts) == 2
 

@@ -15,8 +15,7 @@ from stylograph.jobs import to_record
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stylograph.edit.base import Edit
-    from stylograph.edit.optimize import Recogniser
+    from stylograph.edit.base import Edit, Recogniser
     from stylograph.edit.strength import FoundStrength
     from stylograph.embed import Clip
     from stylograph.generator import Generator
@@ -144,6 +143,7 @@ def make(world: World) -> Made:
         found = _strength(world, candidates)
         favourite, strength = found.typical
         edit = candidates[favourite].with_strength(strength or candidates[favourite].strength)
+        edit = replace(edit, provenance={**edit.provenance, "automatic strength": found.record()})
         edited = found.apply(candidates, world.latents)
         remarks.append(found.describe())
     else:

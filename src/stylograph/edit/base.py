@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
 from stylograph.nets.mapper import LatentMapper, MapperConfig
 from stylograph.types import Latents
+
+
+class Recogniser(Protocol):
+    """An identity network: images [N, 3, H, W] in [-1, 1] -> unit vectors [N, D], differentiable."""
+
+    def embed(self, images: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylograph.edit.base import Edit, Mapped
-from stylograph.edit.mapper_training import FaceEmbedder, MapperTraining, Objective, Run, train, validate
+from stylograph.edit.base import Edit, Mapped, Recogniser
+from stylograph.edit.config import MapperTraining
+from stylograph.edit.mapper_training import Objective, Run, train, validate
 from stylograph.embed import Clip
 from stylograph.errors import EditError, LatentsError, WeightsError, one_of
 from stylograph.generator import Generator
@@ -41,7 +42,7 @@ def train_mapper(
     neutral: str | Sequence[str] = "a person",
     config: MapperTraining | None = None,
     latents: Latents | None = None,
-    identity: FaceEmbedder | None = None,
+    identity: Recogniser | None = None,
     path: str | Path | None = None,
     on_step: OnStep | None = None,
 ) -> Edit:

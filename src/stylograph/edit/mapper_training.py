@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stylograph.edit.base import Recogniser
 from stylograph.edit.config import MapperTraining
 from stylograph.embed import Clip
 from stylograph.errors import EditError, one_of
@@ -27,12 +28,6 @@ SAVE_SECONDS = 60.0
 """How old a checkpoint gets before a new one is written between two checks."""
 
 
-class FaceEmbedder(Protocol):
-    """A recogniser: images [N, 3, H, W] in [-1, 1] -> unit vectors [N, D], close for pictures of the same person."""
-
-    def embed(self, images: Tensor) -> Tensor: ...
-
-
 # ---------------------------------------------------------------- losses
 
 
@@ -43,7 +38,7 @@ class Objective:
         self,
         generator: Generator,
         clip: Clip,
-        identity: FaceEmbedder | None,
+        identity: Recogniser | None,
         settings: MapperTraining,
         wanted: Tensor,
         codes: Tensor,

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylograph.edit.base import Shift
+from stylograph.edit.base import Recogniser, Shift
 from stylograph.edit.config import OptimizeConfig
 from stylograph.embed import Clip
 from stylograph.errors import EditError, LatentsError, StylographError, one_of
@@ -22,12 +22,6 @@ from stylograph.types import Latents, OnStep, Step
 
 SPACES = ("w+", "s")
 REDUCTIONS = ("sum", "mean")
-
-
-class Recogniser(Protocol):
-    """An identity network: images [N, 3, H, W] in [-1, 1] -> unit vectors [N, D], differentiable."""
-
-    def embed(self, images: Tensor) -> Tensor: ...
 
 
 def optimize(

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylograph.edit.base import Edit
+from stylograph.edit.base import Edit, Recogniser
 from stylograph.edit.config import StrengthConfig
-from stylograph.edit.optimize import Recogniser
 from stylograph.embed import Clip
 from stylograph.errors import EditError
 from stylograph.generator import Generator
@@ -67,6 +67,27 @@ class FoundStrength:
             return int(self.choice.mode().values), 0.0
         favourite = self.choice[active].mode().values
         return int(favourite), float(self.values[active & (self.choice == favourite)].median())
+
+    def record(self) -> dict[str, Any]:
+        """What was chosen and seen, as JSON-ready data; curves are means over the images."""
+        curves = [
+            {
+                name: [round(x, 4) for x in values.tolist()]
+                for name, values in (
+                    ("strength", curve.strengths),
+                    ("gain", curve.gain.mean(1)),
+                    ("drift", curve.drift.mean(1)),
+                    ("identity", curve.identity.mean(1)),
+                )
+            }
+            for curve in self.curves
+        ]
+        return {
+            "values": self.values.tolist(),
+            "choice": self.choice.tolist(),
+            "reasons": self.reasons,
+            "curves": curves,
+        }
 
     def describe(self) -> str:
         """One line for people."""

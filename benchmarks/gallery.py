@@ -1,0 +1,58 @@
+"""The pictures of the docs: `python -m benchmarks.gallery` writes them to docs/images (mappers are trained first)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from stylograph import EditJob, GridJob, ImagineJob, SweepJob, run
+from stylograph.edit.config import DirectionConfig
+from stylograph.render import save_picture, sheet
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
+PROMPTS = ("a person wearing sunglasses", "a person with blue hair", "a person with a big smile")
+
+
+def methods() -> None:
+    """Three sentences, three methods, the same avatars."""
+    rows, captions = [], []
+    for prompt in PROMPTS:
+        for method in ("direction", "optimize", "mapper"):
+            result = run(EditJob(prompt, seed=SEEDS, method=method))
+            if not rows:
+                rows, captions = [result.rows[0]], ["originals"]
+            rows.append(result.rows[1])
+            captions.append(f"{prompt}: {method}")
+    save_picture(sheet(rows, captions=captions), IMAGES / "methods.png")
+
+
+def stacked(folder: Path) -> None:
+    """Two edits, each alone and both together; the second from a file."""
+    first, second = PROMPTS[:2]
+    file = folder / "blue.safetensors"
+    blue = run(EditJob(second, seed=SEEDS))
+    assert blue.edit is not None
+    blue.edit.save(file)
+    dark, both = run(EditJob(first, seed=SEEDS)), run(EditJob(first, seed=SEEDS, edit=(file,)))
+    rows = [blue.rows[0], dark.rows[1], blue.rows[1], both.rows[1]]
+    save_picture(sheet(rows, captions=["originals", first, second, "both"]), IMAGES / "stack.png")
+
+
+def main() -> None:
+    import tempfile
+
+    methods()
+    with tempfile.TemporaryDirectory() as folder:
+        stacked(Path(folder))
+    run(GridJob("a person with blue hair", seed=(2,))).save(IMAGES / "grid.png")
+    mean = ImagineJob("a person with green hair wearing sunglasses", seed=(1,), truncation=0.0)
+    pictures = [run(mean).rows[0], run(replace(mean, seed=(1, 2, 3), truncation=0.4)).rows[0]]
+    captions = [f"{mean.target}, from the mean latent", "from near it: truncation 0.4"]
+    save_picture(sheet(pictures, captions=captions), IMAGES / "imagine.png")
+    slider = SweepJob("a person wearing sunglasses", seed=(2, 3, 4, 5), strengths=(0.0, 1.2), frames=16)
+    run(replace(slider, direction=DirectionConfig(method="universal"))).save(IMAGES / "slider.gif")
+
+
+if __name__ == "__main__":
+    main()
