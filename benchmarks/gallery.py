@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from stylograph import EditJob, GridJob, ImagineJob, SweepJob, run
 from stylograph.edit.config import DirectionConfig
 from stylograph.render import save_picture, sheet
@@ -16,7 +18,8 @@ PROMPTS = ("a person wearing sunglasses", "a person with blue hair", "a person w
 
 def methods() -> None:
     """Three sentences, three methods, the same avatars."""
-    rows, captions = [], []
+    rows: list[Tensor] = []
+    captions: list[str] = []
     for prompt in PROMPTS:
         for method in ("direction", "optimize", "mapper"):
             result = run(EditJob(prompt, seed=SEEDS, method=method))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from stylograph import Generator, load_edit
 from stylograph.cli import main
+from stylograph.nets.stylegan2 import StyleGAN2Config
 
 
 @pytest.fixture
@@ -168,6 +169,14 @@ class TestOtherWays:
         assert say(*more, "--save-edit", tmp_path / "all.safetensors")[0] == 0
         assert len(load_edit(tmp_path / "all.safetensors").parts) == 2
 
+    def test_a_published_mapper(self, say, tmp_path):
+        shape = StyleGAN2Config(1024, (2,) * 9, z_dim=8, w_dim=64, mapping_features=(64,), noise=False)
+        Generator.random(shape).save(tmp_path / "g.safetensors")
+        mapper = ("--edit", GOLDEN / "mapper_tiny.pt", "--model", tmp_path / "g.safetensors")
+        code, _, messages = say("edit", *mapper, "--seed", 1, "-o", tmp_path / "m.png")
+        assert code == 0
+        assert "latent mapper in W+ (coarse, medium, fine)" in messages
+
     def test_optimization(self, say, tmp_path):
         quick = (*QUICK, "--optimize.steps", 3, "--method", "optimize", "--seed", 1)
         code, _, messages = say("edit", "a person with blue hair", *quick, "-o", tmp_path / "o.png")
@@ -197,6 +206,11 @@ class TestRerun:
         assert code == 0
         assert f"identical to {out}" in messages
         assert (tmp_path / f"a-again.{ending}").read_bytes() == out.read_bytes()
+
+    def test_an_animation(self, say, tmp_path):
+        out = tmp_path / "a.gif"
+        assert say("sweep", "a person with blue hair", *QUICK, "--seed", 1, "--frames", 4, "-o", out)[0] == 0
+        assert f"identical to {out}" in say("rerun", out)[2]
 
     def test_other_models_are_noticed(self, say, tmp_path):
         from stylograph.render import save_picture

@@ -8,7 +8,7 @@ import torch
 from test_embed import save_tiny_clip
 
 from stylograph import Clip, Latents, load_edit
-from stylograph.edit.optimize import OptimizeConfig, learning_rate, optimize
+from stylograph.edit.optimize import OptimizeConfig, _Problem, learning_rate, optimize
 from stylograph.errors import EditError, LatentsError, PromptError, StylographError
 
 pytestmark = pytest.mark.filterwarnings("ignore::stylograph.errors.PromptWarning")
@@ -92,6 +92,21 @@ def test_same_call_same_result_and_images_are_independent(tiny, clip):
         assert torch.allclose(alone.delta[0], together.delta[i], atol=2e-3)
     in_parts = optimize(tiny, clip, w, TARGET, neutral=NEUTRAL, config=replace(QUICK, batch=2))
     assert torch.allclose(in_parts.delta, together.delta, atol=2e-3)
+
+
+@pytest.mark.parametrize("space", ["w+", "s"])
+def test_the_gradient_is_that_of_the_loss(tiny, clip, space):
+    config = replace(QUICK, space=space, identity=0.3, l2=0.05)
+    source = (tiny.styles if space == "s" else tiny.w_plus)(tiny.sample(1))
+    problem = _Problem(tiny, clip, source, clip.text_direction(TARGET, NEUTRAL), True, Eye(), config)
+    rng = torch.Generator().manual_seed(0)
+    offset = 0.1 * torch.randn(source.tensor.shape, generator=rng)
+    towards = torch.randn(source.tensor.shape, generator=rng)
+    (gradient,) = torch.autograd.grad(problem.loss(offset.requires_grad_()).sum(), offset)
+    step = 0.01
+    with torch.no_grad():
+        rise = problem.loss(offset + step * towards) - problem.loss(offset - step * towards)
+    assert float((gradient * towards).sum()) == pytest.approx(float(rise) / (2 * step), rel=0.05)
 
 
 def test_the_best_step_is_kept(tiny, clip):

@@ -67,7 +67,7 @@ class EditJob(SentenceJob):
     """direction: one change for all pictures (seconds). optimize: goes on from there on each picture by itself. mapper:
     trains a network for the sentence, a minute or two, once."""
     edit: tuple[Path, ...] = ()
-    """Saved edits to apply as well (--save-edit writes them)."""
+    """Saved edits to apply as well (--save-edit writes them), or StyleCLIP's published mappers (.pt)."""
     strength: float | Literal["auto"] = "auto"
     """How far to go (alpha); negative does the opposite, 0 nothing. auto looks for it, picture by picture."""
     identity: str | None = None

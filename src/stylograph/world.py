@@ -174,8 +174,10 @@ def _strength(world: World, candidates: list[Edit]) -> FoundStrength:
 
 def _saved(world: World) -> Edit | None:
     from stylograph.edit.base import load_edit
+    from stylograph.edit.mapper import load_mapper
 
-    edits = [load_edit(path, world.generator) for path in world.job.edit]
+    # What ends in .pt is a mapper as StyleCLIP published them.
+    edits = [(load_mapper if path.suffix == ".pt" else load_edit)(path, world.generator) for path in world.job.edit]
     if world.job.direction.lock:
         edits = [edit.without(*world.job.direction.lock) for edit in edits]
     if not edits:

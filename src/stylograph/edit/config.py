@@ -67,7 +67,7 @@ class UniversalConfig:
     """λ, as a multiple of the mean variance of an embedding's entries."""
     seed: int = 100_000
     """Seed of the first picture."""
-    batch: int = 32
+    batch: int = 16
     """Pictures rendered at once."""
     up_to: int = 256
     """Look at pictures of at most this resolution."""
@@ -117,7 +117,7 @@ class StrengthConfig:
     """A gain below this is no effect: the image is left as it is."""
     up_to: int = 256
     """Judge images of at most this resolution."""
-    batch: int = 32
+    batch: int = 16
     """Images rendered at once."""
 
 
@@ -163,5 +163,7 @@ class MapperTraining:
     """Stop after so many looks without improvement."""
     truncation: float = 0.7
     """Truncation psi of the sampled images."""
+    up_to: int = 256
+    """Look at pictures of at most this resolution."""
     seed: int = 0
     """Seed of the images, the order they are shown in, and the first weights."""

@@ -63,7 +63,8 @@ class Objective:
         return (torch.cat(sources) if sources else None), (torch.cat(faces) if faces else None)
 
     def _render(self, codes: Tensor) -> Tensor:
-        return self.generator.render(Latents(self.settings.space, codes, self.generator))
+        up_to = min(self.settings.up_to, self.generator.resolution)
+        return self.generator.render(Latents(self.settings.space, codes, self.generator), up_to=up_to)
 
     def _see(self, image: Tensor) -> Tensor:
         return self.clip.embed_images(image).to(self.codes.device)
