@@ -283,5 +283,7 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except KeyboardInterrupt:
-        _say("stylograph: interrupted; no output was written. What was measured or trained is kept: the same command goes on")
+        _say(
+            "stylograph: interrupted; no output was written. What was measured or trained is kept: the same command goes on"
+        )
         raise SystemExit(130) from None

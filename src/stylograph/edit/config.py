@@ -13,7 +13,7 @@ DirectionMethod = Literal["auto", "universal", "gradient", "finite"]
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """How a table is measured."""
+    """What pictures a channel's effect is measured on, and how (gradient, finite)."""
 
     images: int | None = None
     """Images an effect is averaged over; 100 for a table, as in the paper."""
@@ -38,7 +38,7 @@ class DirectionConfig(MeasureConfig):
     sentence. finite: the paper's finite differences, minutes to days, once per generator. auto: universal; where the
     strength is automatic too, gradient is its rival (on a CPU for generators up to 128 pixels)."""
     images: int | None = None
-    """Images looked at; default 2000 for universal, 24 for gradient, 100 for finite (as the paper)."""
+    """Images looked at; default 1500 for universal, 24 for gradient, 100 for finite (as the paper)."""
     steps: int = 8
     """How often the slopes are taken anew, one standard deviation further along the direction (gradient)."""
     up_to: int = 256
@@ -61,7 +61,7 @@ class DirectionConfig(MeasureConfig):
 class UniversalConfig:
     """How a universal text map is fitted."""
 
-    samples: int = 2000
+    samples: int = 1500
     """Random pictures looked at."""
     ridge: float = 0.1
     """λ, as a multiple of the mean variance of an embedding's entries."""
