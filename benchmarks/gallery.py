@@ -27,7 +27,7 @@ def methods() -> None:
                 rows, captions = [result.rows[0]], ["originals"]
             rows.append(result.rows[1])
             captions.append(f"{prompt}: {method}")
-    save_picture(sheet(rows, captions=captions), IMAGES / "methods.png")
+    save_picture(sheet(rows, captions=captions), IMAGES / "methods.webp")
 
 
 def stacked(folder: Path) -> None:
@@ -39,7 +39,7 @@ def stacked(folder: Path) -> None:
     blue.edit.save(file)
     dark, both = run(EditJob(first, seed=SEEDS)), run(EditJob(first, seed=SEEDS, edit=(file,)))
     rows = [blue.rows[0], dark.rows[1], blue.rows[1], both.rows[1]]
-    save_picture(sheet(rows, captions=["originals", first, second, "both"]), IMAGES / "stack.png")
+    save_picture(sheet(rows, captions=["originals", first, second, "both"]), IMAGES / "stack.webp")
 
 
 def main() -> None:
@@ -48,12 +48,12 @@ def main() -> None:
     methods()
     with tempfile.TemporaryDirectory() as folder:
         stacked(Path(folder))
-    run(GridJob("a person with blue hair", seed=(2,))).save(IMAGES / "grid.png")
+    run(GridJob("a person with blue hair", seed=(2,))).save(IMAGES / "grid.webp")
     mean = ImagineJob("a person with green hair wearing sunglasses", seed=(1,), truncation=0.0)
     pictures = [run(mean).rows[0], run(replace(mean, seed=(1, 2, 3), truncation=0.4)).rows[0]]
     captions = [f"{mean.target}, from the mean latent", "from near it: truncation 0.4"]
     save_picture(sheet(pictures, captions=captions), IMAGES / "imagine.png")
-    slider = SweepJob("a person wearing sunglasses", seed=(2, 3, 4, 5), strengths=(0.0, 1.2), frames=16)
+    slider = SweepJob("a person wearing sunglasses", seed=(2, 3, 5), strengths=(0.0, 1.2), frames=10)
     run(replace(slider, direction=DirectionConfig(method="universal"))).save(IMAGES / "slider.gif")
 
 

@@ -77,7 +77,7 @@ class EditJob(SentenceJob):
     auto: StrengthConfig = field(default_factory=StrengthConfig)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepJob(EditJob):
     """One edit at many strengths: a row per picture, or an animation (.gif, .webp, .mp4)."""
 
@@ -87,7 +87,7 @@ class SweepJob(EditJob):
     """Draw an animation of so many frames from the first of the strengths to the last, and back; 0 draws a strip."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GridJob(SentenceJob):
     """A grid of strength (alpha, left to right) against channels moved (beta, top to bottom), as in the paper."""
 
@@ -99,7 +99,7 @@ class GridJob(SentenceJob):
     """Channels moved; fewer is a higher beta."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImagineJob(EditJob):
     """Draw pictures from a sentence alone: its edit, applied near the average picture."""
 
