@@ -62,7 +62,9 @@ def test_goes_on_where_it_was_stopped(tiny, clip, tmp_path, monkeypatch):
     assert seen == [64, 80, 96]
     assert torch.equal(rest.matrix, whole.matrix)
     assert [p.name for p in tmp_path.iterdir()] == ["map.safetensors"]
-    assert torch.equal(universal_map(tiny, clip, path=path).matrix, whole.matrix)
+    assert torch.equal(universal_map(tiny, clip, config=CONFIG, path=path).matrix, whole.matrix)
+    with pytest.raises(EditError, match="of 96 pictures, expected at least 1500"):
+        universal_map(tiny, clip, path=path)
 
 
 def test_refused_with_other_models(tiny, clip, tmp_path):

@@ -94,9 +94,17 @@ def universal_map(
 
     path: a new map is stored there, and its sums on the way, so that an interrupted call goes on where it was, with
         the same result to the last bit.
+    Raises `EditError` if what is at `path` is the map of other models, or of fewer pictures than asked for.
     """
+    wanted = (config or UniversalConfig()).samples
     if path is not None and Path(path).exists():
-        return UniversalMap.load(path, generator, clip)
+        found = UniversalMap.load(path, generator, clip)
+        if found.made.get("samples", 0) < wanted:
+            raise EditError(
+                f"{path}: got a universal map of {found.made.get('samples', 0)} pictures, expected at least {wanted}: "
+                "delete it to fit a better one, or ask for as few pictures as it has"
+            )
+        return found
     if config is None and SHIPPED.exists():
         shipped = UniversalMap.load(SHIPPED)
         if (shipped.generator_digest, shipped.clip_digest) == (generator.digest, clip.digest):
