@@ -105,9 +105,16 @@ class TestEdit:
 
     @pytest.mark.filterwarnings("always::stylograph.errors.PromptWarning")
     def test_unknown_words_are_a_warning(self, say, tmp_path):
-        code, _, messages = say("edit", "a person wearing sunglases", *QUICK, "-o", tmp_path / "o.png")
-        assert "warning: avatars does not know 'sunglases' (near: sunglasses" in messages
-        assert code in (0, 1)
+        sentence = "a person wearing sunglasses and a monocel"
+        code, _, messages = say("edit", sentence, *QUICK, "--seed", 1, "-o", tmp_path / "o.png")
+        assert "warning: avatars does not know 'monocel'" in messages
+        assert code == 0
+
+    def test_a_sentence_of_unknown_words_is_an_error(self, say, tmp_path):
+        code, _, messages = say("edit", "a person wearing sunglases", "-o", tmp_path / "o.png")
+        assert code == 1
+        assert "does not know 'sunglases' (near: sunglasses" in messages
+        assert not list(tmp_path.iterdir())
 
     def test_interrupted(self, say, tmp_path, monkeypatch):
         def stop(*_, **__):

@@ -194,8 +194,10 @@ def test_unknown_words_are_named_with_near_ones(clip):
 
 
 def test_words_without_meaning_for_the_model_are_an_error(clip):
-    with pytest.warns(PromptWarning), pytest.raises(PromptError, match="sees no difference"):
-        clip.text_direction("a zyx", "a qvw")
+    with pytest.raises(PromptError, match="does not know 'zyx', which is all"):
+        clip.text_direction("a zyx", "a person")
+    with pytest.raises(PromptError, match="sees no difference"):
+        clip.text_direction("a person", "a person.", templates=("a person",))
 
 
 class TestLoading:

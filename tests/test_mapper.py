@@ -399,7 +399,7 @@ class TestGoingOn:
         other = Generator.random(replace(tiny.config, noise=False), seed=3)
         kept = path.read_bytes()
         for name, arguments in {
-            "target": {"target": "a bald person"},
+            "target": {"target": "a red robot"},
             "neutral": {"neutral": "a man"},
             "generator": {"generator": other},
             "lr, seed": {"config": replace(QUICK, lr=0.1, seed=2)},

@@ -171,6 +171,7 @@ class Clip:
             raise PromptError(
                 f"got the same sentence twice ({target!r}); the target has to differ from the neutral text"
             )
+        _check_some_difference_is_known(self.towers, target, neutrals)
         new, old = self.embed_text(target, templates=templates)[0], self.embed_text(neutrals, templates=templates)
         old = unit_mean(old)
         if float((new - old).norm()) < 1e-3:
@@ -276,16 +277,60 @@ def _encode(tower: Tower, texts: list[str]) -> Tensor:
     return _features(tower.model.get_text_features(**inputs)).float()
 
 
-def _warn_of_unknown_words(tower: Tower, sentence: str) -> None:
-    """Names words a closed-vocabulary tokenizer maps to its unknown token, with the nearest it knows."""
+def _words(sentence: str) -> set[str]:
+    return {word.strip(".,;:!?\"'()").lower() for word in sentence.split()} - {""}
+
+
+def _unknown(tower: Tower, words: set[str]) -> list[str]:
+    """Words a closed-vocabulary tokenizer maps to its unknown token."""
     tokenizer = tower.tokenizer
     unknown_id = tokenizer.unk_token_id
     if unknown_id is None or unknown_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-        return  # CLIP's byte-pair vocabulary spells every word
-    words = {word.strip(".,;:!?\"'()").lower() for word in sentence.split()} - {""}
-    lost = sorted(w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"])
-    if lost:
-        known = [w for w in tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
-        hints = {w: difflib.get_close_matches(w, known, n=3, cutoff=0.6) for w in lost}
-        said = "; ".join(f"{w!r}" + (f" (near: {', '.join(near)})" if near else "") for w, near in hints.items())
+        return []  # CLIP's byte-pair vocabulary spells every word
+    return sorted(w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"])
+
+
+def _near(tower: Tower, words: list[str]) -> str:
+    """The words, each with the nearest ones the model knows."""
+    known = [w for w in tower.tokenizer.get_vocab() if w.isalpha() and len(w) > 2]
+    hints = {w: difflib.get_close_matches(w, known, n=3, cutoff=0.6) for w in words}
+    return "; ".join(f"{w!r}" + (f" (near: {', '.join(near)})" if near else "") for w, near in hints.items())
+
+
+def _warn_of_unknown_words(tower: Tower, sentence: str) -> None:
+    if lost := _unknown(tower, _words(sentence)):
+        said = _near(tower, lost)
         warnings.warn(f"{tower.name} does not know {said}; it reads the sentence without", PromptWarning, stacklevel=4)
+
+
+def _check_some_difference_is_known(towers: Sequence[Tower], target: str, neutrals: Sequence[str]) -> None:
+    """Raises `PromptError` when no model knows any of the words by which the target differs."""
+    new = _words(target) - set().union(*map(_words, neutrals)) - LITTLE_WORDS
+    if new and all(len(_unknown(tower, new)) == len(new) for tower in towers):
+        raise PromptError(
+            f"got {target!r}, and {towers[0].name} does not know {_near(towers[0], sorted(new))}, which is all that sets "
+            f"it apart from {neutrals[0]!r}; use other words, or another --clip"
+        )
+
+
+LITTLE_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "has",
+        "have",
+        "having",
+        "in",
+        "is",
+        "of",
+        "on",
+        "the",
+        "their",
+        "to",
+        "wearing",
+        "wears",
+        "with",
+    ]
+)
+"""Words that make no difference by themselves."""

@@ -71,7 +71,7 @@ def _edit(world: World) -> Result:
         gain = float(((clip.embed_images(after) - clip.embed_images(before)) @ wanted).mean())
         remarks.append(f"similarity to the text direction rose by {gain:+.3f} on average")
     names = [f"+ {path.stem}" for path in job.edit]
-    asked = " ".join([f"{job.target}  ({job.method}, strength {made.edit.strength:.3g})" if job.target else "", *names])
+    asked = " ".join([f"{job.target}  ({job.method}, {made.amount})" if job.target else "", *names])
     return Result(
         [before, after],
         [", ".join(job.neutral), asked.strip()],

@@ -121,6 +121,8 @@ class Made:
     """With the strength that is typical of these pictures."""
     edited: Latents
     """Every picture with its own strength."""
+    amount: str
+    """That strength, in words."""
     remarks: list[str]
 
 
@@ -135,7 +137,7 @@ def make(world: World) -> Made:
                 "hair', or give --edit FILE"
             )
         edit = saved if job.strength == "auto" else saved.with_strength(job.strength)
-        return Made(edit, edit(world.latents), [saved.describe()])
+        return Made(edit, edit(world.latents), f"strength {edit.strength:.3g}", [saved.describe()])
     _ = world.latents, world.identity  # mistakes in these are told before the work, not after it
     candidates = METHODS[job.method](world)
     remarks = []
@@ -145,15 +147,17 @@ def make(world: World) -> Made:
         edit = candidates[favourite].with_strength(strength or candidates[favourite].strength)
         edit = replace(edit, provenance={**edit.provenance, "automatic strength": found.record()})
         edited = found.apply(candidates, world.latents)
+        amount = f"strength {float(found.values.min()):.2g} to {float(found.values.max()):.2g}"
         remarks.append(found.describe())
     else:
         edit = candidates[0].with_strength(job.strength)
-        edited = edit(world.latents)
+        edited, amount = edit(world.latents), f"strength {edit.strength:.3g}"
     remarks.insert(0, edit.describe())
     if saved is not None:
         moved = saved(world.latents).tensor - world.generator.styles(world.latents).tensor
-        return Made(edit + saved, edited.with_tensor(edited.tensor + moved), [*remarks, f"and {saved.describe()}"])
-    return Made(edit, edited, remarks)
+        edit, edited = edit + saved, edited.with_tensor(edited.tensor + moved)
+        remarks.append(f"and {saved.describe()}")
+    return Made(edit, edited, amount, remarks)
 
 
 def _strength(world: World, candidates: list[Edit]) -> FoundStrength:
