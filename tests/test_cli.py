@@ -217,7 +217,8 @@ class TestRerun:
     def test_an_animation(self, say, tmp_path):
         out = tmp_path / "a.gif"
         assert say("sweep", "a person with blue hair", *QUICK, "--seed", 1, "--frames", 4, "-o", out)[0] == 0
-        assert f"identical to {out}" in say("rerun", out)[2]
+        assert f"identical to {out}" in say("rerun", out, "-o", tmp_path / "b.gif")[2]
+        assert "not the same bytes" in say("rerun", out, "-o", tmp_path / "b.webp")[2]
 
     def test_other_models_are_noticed(self, say, tmp_path):
         from stylograph.render import save_picture

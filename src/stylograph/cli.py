@@ -89,7 +89,7 @@ def imagine(
 
 
 @app.command
-def rerun(picture: Positional[Path], output: Output | None = None) -> None:
+def rerun(picture: Positional[Path], output: Annotated[Path | None, arg(aliases=["-o"])] = None) -> None:
     """Make a picture again from the job it carries, and say whether the result is the same.
 
     Args:
