@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stylograph import EditJob, GridJob, ImagineJob, SweepJob, run
+from stylograph import Clip, EditJob, Generator, GridJob, ImagineJob, SweepJob, find_direction, run
 from stylograph.edit.config import DirectionConfig
 from stylograph.render import save_picture, sheet
 
@@ -30,6 +30,20 @@ def methods() -> None:
     save_picture(sheet(rows, captions=captions), IMAGES / "methods.webp")
 
 
+def ways(folder: Path) -> None:
+    """Two sentences, the three ways to a direction, all shifts of eight standard deviations; a table of three images."""
+    generator, clip = Generator.from_pretrained("avatars"), Clip.from_pretrained("avatars")
+    latents = generator.sample(len(SEEDS), seed=SEEDS)
+    table = DirectionConfig(method="finite", images=3, table=folder / "table.safetensors")
+    rows, captions = [generator.render(latents)], ["originals"]
+    for prompt in PROMPTS[:2]:
+        for config in (DirectionConfig(method="universal"), DirectionConfig(method="gradient"), table):
+            edit = find_direction(generator, clip, prompt, config=config)
+            rows.append(generator.render(edit(latents)))
+            captions.append(f"{prompt}: {config.method}, {edit.provenance['channels']} channels")
+    save_picture(sheet(rows, captions=captions), IMAGES / "ways.webp")
+
+
 def stacked(folder: Path) -> None:
     """Two edits, each alone and both together; the second from a file."""
     first, second = PROMPTS[:2]
@@ -48,6 +62,7 @@ def main() -> None:
     methods()
     with tempfile.TemporaryDirectory() as folder:
         stacked(Path(folder))
+        ways(Path(folder))
     run(GridJob("a person with blue hair", seed=(2,))).save(IMAGES / "grid.webp")
     mean = ImagineJob("a person with green hair wearing sunglasses", seed=(1,), truncation=0.0)
     pictures = [run(mean).rows[0], run(replace(mean, seed=(1, 2, 3), truncation=0.4)).rows[0]]

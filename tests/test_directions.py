@@ -122,9 +122,11 @@ class TestRelevance:
         config = DirectionConfig(method=method, images=2, count=5, max_resolution=8)
         before = Generator.from_checkpoint(tiny.checkpoint()).digest
         steps = []
-        first, second = (
-            find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=config, on_step=steps.append) for _ in range(2)
-        )
+        with torch.no_grad():
+            first, second = (
+                find_direction(tiny, clip, TARGET, neutral=NEUTRAL, config=config, on_step=steps.append)
+                for _ in range(2)
+            )
         assert torch.equal(first.delta, second.delta)
         assert Generator.from_checkpoint(tiny.checkpoint()).digest == before
         assert steps[-1].done == steps[-1].total

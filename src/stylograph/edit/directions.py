@@ -263,6 +263,7 @@ def _moved(generator: Generator, settings: DirectionConfig) -> Tensor:
     return movable(generator, limit) & ~locked.to(generator.device)
 
 
+@torch.enable_grad()
 def slopes(generator: Generator, clip: Clip, s: Tensor, axes: Tensor, *, up_to: int = 256) -> Tensor:
     """∂(E(G(s))·a)/∂s: s [N, sum of channels], K axes of the embedding per image [N, K, D] -> [N, K, sum of channels].
 

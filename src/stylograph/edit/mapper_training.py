@@ -179,6 +179,7 @@ class Run:
             raise EditError(f"{path}: got a checkpoint made with another CLIP of the name {task['clip']!r}; {again}")
 
 
+@torch.enable_grad()
 def train(
     run: Run,
     objective: Objective,

@@ -133,6 +133,7 @@ class _Problem:
         square = offset.flatten(1).square()
         return loss + settings.l2 * (square.sum(1) if settings.l2_reduction == "sum" else square.mean(1))
 
+    @torch.enable_grad()
     def solve(
         self, begin: Latents | None, on_step: OnStep | None, base: int, total: int
     ) -> tuple[Latents, Tensor, int]:
