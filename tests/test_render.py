@@ -7,7 +7,17 @@ import torch
 from PIL import Image
 
 from stylograph.errors import ImageError, OutputError
-from stylograph.render import GAP, check_output, fit, read_metadata, save_animation, save_picture, sheet, to_uint8
+from stylograph.render import (
+    GAP,
+    _check_video,
+    check_output,
+    fit,
+    read_metadata,
+    save_animation,
+    save_picture,
+    sheet,
+    to_uint8,
+)
 
 
 def test_quantisation_is_the_references():
@@ -73,6 +83,19 @@ def count_frames(path):
 
     with imageio.get_reader(path) as reader:
         return reader.count_frames()
+
+
+def test_half_a_video_is_not_passed_off_as_one(tmp_path):
+    """What a full disk leaves of an MP4: the encoder reports nothing."""
+    pytest.importorskip("imageio_ffmpeg")
+    frames = [Image.new("RGB", (64, 32), (80 * i, 40, 0)) for i in range(3)]
+    path = save_animation(frames, tmp_path / "x.mp4")
+    _check_video(path, 3)
+    with pytest.raises(OSError, match="incomplete"):
+        _check_video(path, 4)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(OSError, match="incomplete"):
+        _check_video(path, 3)
 
 
 def test_pictures_without_a_job(tmp_path):

@@ -78,7 +78,7 @@ def fit(text: str, width: float, measure: Any) -> str:
 
 
 def check_output(path: Path, formats: Sequence[str] = FORMATS) -> Path:
-    """Complains before the work starts, not after it: the path can be written and its ending is a picture's."""
+    """Complains before the work starts, not after it: the path can be written and has one of the endings `formats`."""
     if path.suffix.lower() not in formats:
         raise OutputError(f"{path}: got ending {path.suffix!r}; expected one of {', '.join(formats)}")
     if path.is_dir():
@@ -125,11 +125,12 @@ def save_animation(
         comment = ["-metadata", f"comment={text}"] if text else []
         with replacing(path) as temporary:
             writer = _video_writer().get_writer(
-                temporary, fps=fps, quality=8, macro_block_size=2, output_params=comment
+                temporary, fps=fps, quality=8, macro_block_size=2, output_params=comment, ffmpeg_log_level="quiet"
             )
             with writer:
                 for frame in frames:
                     writer.append_data(np.asarray(frame.crop((0, 0, width, height))))
+            _check_video(temporary, len(frames))
         return path
     suffix = path.suffix.lower()
     options: dict[str, Any] = {"quality": 90} if suffix == ".webp" else {}
@@ -147,6 +148,17 @@ def save_animation(
             **options,
         )
     return path
+
+
+def _check_video(path: Path, frames: int) -> None:
+    """Raises `OSError` unless all frames are there: the encoder does not tell when the disk was full."""
+    try:
+        with _video_writer().get_reader(path) as reader:
+            whole = reader.count_frames() == frames
+    except (OSError, RuntimeError, ValueError, IndexError):
+        whole = False
+    if not whole:
+        raise OSError("the video came out incomplete; is the disk full?")
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
