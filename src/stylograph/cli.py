@@ -284,6 +284,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         _say(
-            "stylograph: interrupted; no output was written. What was measured or trained is kept: the same command goes on"
+            "stylograph: interrupted; no output was written. Given the same command again, a measurement for a generator or "
+            "a mapper's training goes on from its last checkpoint"
         )
         raise SystemExit(130) from None

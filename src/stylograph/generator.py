@@ -44,6 +44,7 @@ class Generator:
         self.provenance = dict(provenance or {})
         self.notes = tuple(notes)
         self.dtype = torch.float32
+        self._statistics: dict[tuple[float, torch.device], StyleStatistics] = {}
 
     # ---------------------------------------------------------------- making
 
@@ -134,6 +135,11 @@ class Generator:
     def s_dim(self) -> int:
         """Length of a StyleSpace vector."""
         return self.layers[-1].s_slice.stop
+
+    @property
+    def layer_widths(self) -> tuple[tuple[str, int], ...]:
+        """Name and number of channels of every layer, in StyleSpace order."""
+        return tuple((layer.name, layer.channels) for layer in self.layers)
 
     @property
     def device(self) -> torch.device:
@@ -241,14 +247,16 @@ class Generator:
         The affine layers are linear, so both follow exactly from mean and covariance of the W samples (10 000; the
         StyleCLIP code measures 100 000 S codes, truncation 0.7).
         """
-        w = self.w_samples().double()
-        mean = self.net.mapping.w_avg.double().lerp(w.mean(0), truncation)
-        covariance = torch.cov(w.T, correction=0) * truncation**2
-        matrix = self.style_matrix().double()
-        variances = (matrix * (covariance @ matrix)).sum(0)
-        return StyleStatistics(
-            self.styles(Latents("w", mean.float()[None])).tensor[0], variances.clamp_min(0).sqrt().float()
-        )
+        found = self._statistics.get((truncation, self.device))
+        if found is None:  # asked for again and again, and ten thousand passes of the mapping network
+            w = self.w_samples().double()
+            mean = self.net.mapping.w_avg.double().lerp(w.mean(0), truncation)
+            covariance = torch.cov(w.T, correction=0) * truncation**2
+            matrix = self.style_matrix().double()
+            std = (matrix * (covariance @ matrix)).sum(0).clamp_min(0).sqrt().float()
+            found = StyleStatistics(self.styles(Latents("w", mean.float()[None])).tensor[0], std)
+            self._statistics[truncation, self.device] = found
+        return found
 
     def style_matrix(self) -> Tensor:
         """[w_dim, sum of channels]: how S follows W, s = w·A + b (all affine layers side by side, one w for all)."""

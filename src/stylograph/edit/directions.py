@@ -102,7 +102,7 @@ def find_directions(
         edits.append(
             Shift(
                 delta=delta.cpu(),
-                layers=tuple((layer.name, layer.channels) for layer in generator.layers),
+                layers=generator.layer_widths,
                 generator_digest=generator.digest,
                 strength=LENGTH / float((delta / std.clamp_min(1e-12)).norm()),
                 provenance=provenance,
@@ -256,7 +256,7 @@ def _codes(generator: Generator, settings: DirectionConfig) -> Tensor:
 
 def _moved(generator: Generator, settings: DirectionConfig) -> Tensor:
     """Which channels the edit may move, [sum of channels] bool."""
-    locked = layers_matching([(layer.name, layer.channels) for layer in generator.layers], settings.lock)
+    locked = layers_matching(generator.layer_widths, settings.lock)
     limit = settings.max_resolution or generator.resolution
     if settings.method != "finite":  # what was not looked at is not moved
         limit = min(limit, settings.up_to)

@@ -127,7 +127,7 @@ def _edit(
     net.load_state_dict(tensors)
     return Mapped(
         net=net.to(generator.device).eval().requires_grad_(False),
-        layers=tuple((layer.name, layer.channels) for layer in generator.layers),
+        layers=generator.layer_widths,
         generator_digest=generator.digest,
         provenance=provenance,
         generator=generator,

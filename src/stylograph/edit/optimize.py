@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stylograph.edit.base import Recogniser, Shift
 from stylograph.edit.config import OptimizeConfig
+from stylograph.edit.table import movable
 from stylograph.embed import Clip
 from stylograph.errors import EditError, LatentsError, StylographError, one_of
 from stylograph.generator import Generator
@@ -67,7 +68,7 @@ def optimize(
         taken = max(taken, steps)
     return Shift(
         delta=torch.cat(parts).cpu(),
-        layers=tuple((layer.name, layer.channels) for layer in generator.layers),
+        layers=generator.layer_widths,
         generator_digest=generator.digest,
         provenance={
             "method": f"latent optimization in {settings.space.upper()}",
@@ -109,8 +110,7 @@ class _Problem:
         self.identity = identity if settings.identity else None
         self.unit = torch.ones(source.tensor.shape[1:], device=generator.device)
         if settings.space == "s":  # ToRGB columns have unit 0: they stay where they are
-            fixed = torch.cat([torch.full((la.channels,), la.to_rgb) for la in generator.layers]).to(generator.device)
-            self.unit = generator.style_statistics().std.masked_fill(fixed, 0.0)
+            self.unit = generator.style_statistics().std.masked_fill(~movable(generator), 0.0)
         with torch.no_grad():
             image = generator.render(source, up_to=settings.up_to)
             # 1 - cos(E, text), or 1 - (E - E_source)·Δt: both are linear in E, with another zero.

@@ -24,8 +24,6 @@ from stylograph.errors import EditError
 from stylograph.generator import Generator
 from stylograph.types import Latents, OnStep, Step
 
-REASONS = ("reached", "budget", "end", "none")
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -99,7 +97,7 @@ class FoundStrength:
         }
         counts = Counter(self.reasons)
         low, high = float(self.values.min()), float(self.values.max())
-        parts = [f"{counts[r]} {said[r]}" for r in REASONS if counts[r]]
+        parts = [f"{counts[r]} {said[r]}" for r in said if counts[r]]
         return f"automatic strength {low:.3g} to {high:.3g} ({'; '.join(parts)})"
 
 

@@ -145,7 +145,7 @@ def measure_table(
     assert progress.sums is not None
     table = DirectionTable(
         rows=F.normalize(progress.sums, dim=-1),
-        layers=tuple((layer.name, layer.channels) for layer in generator.layers),
+        layers=generator.layer_widths,
         generator_digest=generator.digest,
         clip=identity(clip),
         made=made,

@@ -6,7 +6,7 @@ and therefore has a closed form: the ridge regression of w on E(G(w)),
 
     B = argmin Σ ‖(w - w̄) - B·(E - Ē)‖² + λ‖B‖²        Δw = B·Δt
 
-It needs forward passes only (2000 say enough; the paper's table takes 200 per channel), it sees changes that no small
+It needs forward passes only (1500 say enough; the paper's table takes 200 per channel), it sees changes that no small
 step reaches (bare eyes and sunglasses both occur among random pictures), and what it does not need to move stays.
 """
 
