@@ -1,4 +1,4 @@
-"""The arithmetic of StyleGAN2's layers: low-pass filters, modulated convolution, and its backward for frozen weights."""
+"""The arithmetic of StyleGAN2's layers: low-pass filters, modulated convolution, and its backward."""
 
 from __future__ import annotations
 
@@ -53,12 +53,23 @@ def conv_adjoint(g: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
     return F.conv2d(_depthwise(g, up_kernel, padding=2), weight.transpose(0, 1), stride=2)
 
 
-class FrozenStyleConv(torch.autograd.Function):
-    """lrelu(d·conv(x·s) + noise + b)·√2 with constant weight and bias, in place and with little kept for backward.
+def conv_weight_gradient(g: Tensor, x: Tensor, style: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
+    """The gradient of `conv(x·style, weight)` with respect to the weight, g being the one of its result."""
+    x = x * style.to(x.dtype)[:, :, None, None]
+    if up_kernel is None:
+        return torch.nn.grad.conv2d_weight(x, weight.shape, g, padding=1)
+    # A transposed convolution's weight gradient is a convolution's, with input and output in each other's place.
+    g = _depthwise(g, up_kernel, padding=2)
+    return torch.nn.grad.conv2d_weight(g, weight.transpose(0, 1).shape, x, stride=2).transpose(0, 1)
+
+
+class FusedStyleConv(torch.autograd.Function):
+    """lrelu(d·conv(x·s) + noise + b)·√2, in place and with little kept for backward.
 
     Only input and output are kept, and both are kept by the neighbouring layers anyway. The gradient with respect
     to d needs the convolution's result; it follows from the output, because lrelu'(u)·u = lrelu(u):
-    d·∂L/∂d = Σ g·out - Σ g·lrelu'·√2·(b + noise), g being the incoming gradient.
+    d·∂L/∂d = Σ g·out - Σ g·lrelu'·√2·(b + noise), g being the incoming gradient. Weight, bias and noise get a
+    gradient if they ask for one; there is no second derivative.
     """
 
     @staticmethod
@@ -88,17 +99,24 @@ class FrozenStyleConv(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, style, scale, weight, bias, noise, up_kernel, out = ctx.saved_tensors
+        wants_x, _, _, wants_weight, wants_bias, wants_noise, _, _ = ctx.needs_input_grad
         if ctx.clamp is not None:
             g = g.masked_fill(out.abs() >= ctx.clamp, 0.0)
         work = g * out  # the one large buffer, used again and again: a fresh one costs more than the arithmetic
         g_scale = work.sum((2, 3)).to(scale.dtype)
         g = torch.ops.aten.leaky_relu_backward.grad_input(g, out, 0.2, True, grad_input=work)
-        g_scale -= g.sum((2, 3)).to(scale.dtype) * (bias * SQRT2)
+        sums = g.sum((2, 3))
+        g_scale -= sums.to(scale.dtype) * (bias * SQRT2)
+        g_bias = (sums.sum(0) * SQRT2).to(bias.dtype) if wants_bias else None
+        g_noise = None
         if noise is not None:
             g_scale -= (g * (noise * SQRT2).to(g.dtype)).sum((2, 3)).to(scale.dtype)
+            if wants_noise:
+                g_noise = (g.sum(1, keepdim=True) * SQRT2).to(noise.dtype).sum_to_size(noise.shape)
         g.mul_((scale * SQRT2).to(g.dtype)[:, :, None, None])
+        g_weight = conv_weight_gradient(g, x, style, weight, up_kernel) if wants_weight else None
         g = conv_adjoint(g, weight, up_kernel)
         same = work.shape == x.shape
         g_style = (torch.mul(g, x, out=work) if same else g * x).sum((2, 3)).to(style.dtype)
-        g_x = g.mul_(style.to(g.dtype)[:, :, None, None]) if ctx.needs_input_grad[0] else None
-        return g_x, g_style, g_scale / scale, None, None, None, None, None
+        g_x = g.mul_(style.to(g.dtype)[:, :, None, None]) if wants_x else None
+        return g_x, g_style, g_scale / scale, g_weight, g_bias, g_noise, None, None

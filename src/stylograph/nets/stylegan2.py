@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylograph.nets.modulation import SQRT2, FrozenStyleConv, conv, demodulation, fir_kernel, upsample_image
+from stylograph.nets.modulation import SQRT2, FusedStyleConv, demodulation, fir_kernel, upsample_image
 
 
 @dataclass(frozen=True)
@@ -192,16 +192,10 @@ class StyleConv(nn.Module):
             # Keep products small: this factor cancels exactly, so it needs no gradient.
             size = style.detach().abs().amax(1, keepdim=True).clamp_min(1e-8) * math.sqrt(self.weight[0].numel())
             style, scale = style / size, scale * size
-        weight, bias = self.weight.to(x.dtype), self.bias
         noise_map = self.noise_map(x, noise, rng) if self.has_noise and noise != "none" else None
-        if weight.requires_grad or bias.requires_grad:
-            out = x * style.to(x.dtype)[:, :, None, None]
-            out = conv(out, weight, self.up_kernel if self.up else None)
-            out = out * scale.to(x.dtype)[:, :, None, None] + bias.to(x.dtype)[:, None, None]
-            out = F.leaky_relu(out if noise_map is None else out + noise_map.to(x.dtype), 0.2) * SQRT2
-            return out if self.clamp is None else out.clamp(-self.clamp, self.clamp)
         up_kernel = self.up_kernel if self.up else None
-        return FrozenStyleConv.apply(x, style, scale, weight, bias, noise_map, up_kernel, self.clamp)
+        weight = self.weight.to(x.dtype)
+        return FusedStyleConv.apply(x, style, scale, weight, self.bias, noise_map, up_kernel, self.clamp)
 
     def noise_map(self, x: Tensor, noise: str, rng: torch.Generator | None) -> Tensor:
         if noise == "const":
@@ -209,7 +203,7 @@ class StyleConv(nn.Module):
         shape = (x.shape[0], 1, self.resolution, self.resolution)
         # Drawn where the generator lives (usually the CPU), so a seed means the same picture on every device.
         drawn = torch.randn(shape, generator=rng, device=rng.device if rng else x.device)
-        return drawn.to(x.device) * self.noise_strength
+        return drawn.to(self.noise_strength) * self.noise_strength
 
 
 class ToRGB(nn.Module):
