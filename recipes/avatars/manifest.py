@@ -34,6 +34,10 @@ MODELS = {
         "identity embedding of avatars",
         "python -m recipes.avatars.render --what personas; python -m recipes.avatars.train_identity",
     ),
+    "domains.safetensors": (
+        "classifier of drawing styles with features for distances, used to score domain adaptation only",
+        "python -m recipes.avatars.render; python -m recipes.avatars.train_domains",
+    ),
 }
 
 

@@ -8,7 +8,6 @@ say which picture is nearer, not by how much. ``python -m recipes.avatars.train_
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ import torch
 from torch.nn import functional as F
 
 from recipes.avatars.attributes import ATTRIBUTES, HAIR_COLOUR, sample_labels, visible_mask
+from recipes.avatars.recogniser_training import distort, fit, half_renders, look, save, training_share
 from recipes.avatars.render import WORK, draw_persona, half_size
 from recipes.avatars.train_features import to_tensor
-from recipes.avatars.train_judge import distort, half_renders, training_share
 from stylograph.assets import ASSETS
-from stylograph.files import save_tensors
 from stylograph.nets.recogniser import Recogniser, RecogniserConfig
 
 PERSON = {"skin": 0.25, "hair_style": 0.3, "hair_colour": 0.25, "facial_hair": 0.2}
@@ -113,10 +111,7 @@ class Groups:
 
 def embed(network: Recogniser, images: np.ndarray) -> torch.Tensor:
     """Unit vectors [N, D] of uint8 pictures [N, H, W, 3]."""
-    network.eval()
-    with torch.inference_mode():
-        parts = [network(to_tensor(images[s : s + 250]))["identity"] for s in range(0, len(images), 250)]
-    return F.normalize(torch.cat(parts), dim=1)
+    return F.normalize(look(network, images)["identity"], dim=1)
 
 
 def nearest(vectors: torch.Tensor, who: np.ndarray) -> float:
@@ -151,63 +146,49 @@ def fall(network: Recogniser, *, people: int, seed: int = 1234) -> dict[str, tup
     cases["all of the person"] = lambda: names
     cases["everything"] = lambda: (*names, *FREE)
 
-    def look(personas: list[dict[str, int]]) -> torch.Tensor:
+    def vectors(personas: list[dict[str, int]]) -> torch.Tensor:
         return embed(network, half_size(np.stack([draw_persona(labels) for labels in personas])))
 
-    start = look(bases)
+    start = vectors(bases)
     found = {}
     for title, pick in cases.items():
-        cosine = (start * look([changed(base, pick(), rng) for base in bases])).sum(1)
+        cosine = (start * vectors([changed(base, pick(), rng) for base in bases])).sum(1)
         found[title] = (float(cosine.mean()), float(cosine.std()))
     return found
-
-
-def save(network: Recogniser, config: IdentityConfig, record: dict[str, Any]) -> None:
-    """Write the net in float16."""
-    provenance = {
-        "recipe": "recipes/avatars/train_identity.py",
-        "data": "DiceBear style 'personas' by Draftbit, CC BY 4.0, drawn by recipes/avatars/render.py",
-        "pictures_seen": config.steps * config.groups * 4,
-    }
-    state = {k: v.half() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    save_tensors(
-        config.out, state, "identity", {"config": network.config.to_dict(), "provenance": provenance, **record}
-    )
 
 
 def train(config: IdentityConfig) -> dict[str, tuple[float, float]]:
     """Train, save and return the table of `fall`."""
     torch.manual_seed(config.seed)
-    images, labels = half_renders(config.work)
+    images, labels = half_renders("personas", config.work)
     who = persons(labels)
     count = training_share(len(images))
     groups = Groups(who[:count], np.random.default_rng(config.seed))
     shape = RecogniserConfig({"identity": config.dimensions}, images.shape[1], config.widths, depth=1, hidden=192)
     network = Recogniser(shape).to(memory_format=torch.channels_last)
     print(f"{sum(p.numel() for p in network.parameters())} parameters, {len(groups.rows)} people", flush=True)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.03)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=config.steps, pct_start=0.15)
     rng = torch.Generator().manual_seed(config.seed)
-    began = time.monotonic()
-    for step in range(1, config.steps + 1):
+
+    def loss() -> torch.Tensor:
         rows = groups.draw(config.groups)
         batch = distort(to_tensor(images[rows]), rng, strength=config.strength)
-        vectors = F.normalize(network.train()(batch)["identity"], dim=1)
-        loss = identity_loss(vectors, torch.from_numpy(who[rows]))
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        schedule.step()
-        if step % 25 == 0:
-            print(f"step {step} loss {loss.item():.4f} {time.monotonic() - began:.0f} s", flush=True)
+        return identity_loss(F.normalize(network(batch)["identity"], dim=1), torch.from_numpy(who[rows]))
+
+    fit(network, loss, steps=config.steps, lr=config.lr)
     rank = nearest(embed(network, images[count:]), who[count:])
     table = fall(network, people=config.people)
     for title, (mean, deviation) in table.items():
         print(f"{title:20s} {mean:6.3f} +- {deviation:.3f}", flush=True)
     print(f"nearest of {len(images) - count} held-out pictures is the same person: {100 * rank:.1f} %", flush=True)
     cosines = {title: round(mean, 3) for title, (mean, _) in table.items()}
-    save(network, config, {"cosine_after_change_of": cosines, "nearest_is_same_person": round(rank, 4)})
+    save(
+        config.out,
+        network,
+        "identity",
+        recipe="train_identity",
+        pictures_seen=config.steps * config.groups * 4,
+        record={"cosine_after_change_of": cosines, "nearest_is_same_person": round(rank, 4)},
+    )
     return table
 
 

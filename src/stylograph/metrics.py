@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from stylograph.assets import ASSETS
-from stylograph.errors import StylographError, WeightsError, one_of
-from stylograph.files import load_tensors
-from stylograph.nets.recogniser import Recogniser, RecogniserConfig
+from stylograph.errors import StylographError, one_of
+from stylograph.nets.recogniser import Recogniser, RecogniserConfig, load_recogniser, look_at
 
 CONFIDENT = 0.6
 """Least probability of a decision that `leakage` believes."""
@@ -59,24 +58,8 @@ class Judge:
         Raises `WeightsError` for a file that holds none.
         """
         path = ASSETS / "avatars" / "judge.safetensors" if str(source) == "avatars" else Path(source)
-        tensors, record = load_tensors(path, "judge")
-        try:
-            attributes = {str(name): tuple(map(str, values)) for name, values in record["attributes"].items()}
-            config = RecogniserConfig.from_dict(record["config"])
-            if {name: len(values) for name, values in attributes.items()} != dict(config.outputs):
-                raise ValueError("its attributes and its outputs do not fit")
-            hidden = {
-                name: (rule["attribute"], frozenset(map(attributes[rule["attribute"]].index, rule["values"])))
-                for name, rule in record["hidden"].items()
-            }
-            network = Recogniser(config)
-            network.load_weights(tensors)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise WeightsError(
-                f"{path}: got a judge that contradicts itself ({' '.join(str(error).split())[:200]}); expected a file written by "
-                "recipes.avatars.train_judge; write it again"
-            ) from error
-        return cls(network.to(device), attributes, hidden=hidden, accuracy=record.get("accuracy", {}))
+        network, told = load_recogniser(path, "judge", recipe="recipes.avatars.train_judge", read=_read)
+        return cls(network.to(device), told["attributes"], hidden=told["hidden"], accuracy=told["accuracy"])
 
     def value(self, attribute: str, name: str) -> int:
         """Index of an attribute's value. Raises `StylographError` that lists what there is."""
@@ -87,13 +70,9 @@ class Judge:
             raise StylographError(one_of(name, values, f"{attribute} value"))
         return values.index(name)
 
-    @torch.no_grad()
     def probabilities(self, images: Tensor) -> dict[str, Tensor]:
         """Images [N, 3, H, W] in [-1, 1], any size -> attribute -> probabilities [N, values] on the CPU."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise StylographError(f"got images of shape {list(images.shape)}; expected [N, 3, H, W] in [-1, 1]")
-        device = next(self.network.parameters()).device
-        parts = [self.network(batch.to(device).float()) for batch in images.split(64)]
+        parts = look_at(self.network, images, self.network)
         return {name: torch.cat([part[name] for part in parts]).softmax(1).cpu() for name in self.attributes}
 
     def labels(self, images: Tensor) -> dict[str, Tensor]:
@@ -108,6 +87,17 @@ class Judge:
             {n: self.attributes[n][int(told[n][i].argmax())] for n in self.attributes if bool(seen[n][i])}
             for i in range(len(images))
         ]
+
+
+def _read(config: RecogniserConfig, record: dict[str, Any]) -> dict[str, Any]:
+    attributes = {str(name): tuple(map(str, values)) for name, values in record["attributes"].items()}
+    if {name: len(values) for name, values in attributes.items()} != dict(config.outputs):
+        raise ValueError("its attributes and its outputs do not fit")
+    hidden = {
+        name: (rule["attribute"], frozenset(map(attributes[rule["attribute"]].index, rule["values"])))
+        for name, rule in record["hidden"].items()
+    }
+    return {"attributes": attributes, "hidden": hidden, "accuracy": record.get("accuracy", {})}
 
 
 def visible(probabilities: Probabilities, hidden: Hidden) -> dict[str, Tensor]:

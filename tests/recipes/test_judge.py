@@ -8,6 +8,7 @@ pytest.importorskip("dicebear")
 pytest.importorskip("resvg_py")
 
 from recipes.avatars.attributes import ATTRIBUTES, FACIAL_HAIR, HAIR_STYLE, sample_labels
+from recipes.avatars.recogniser_training import accuracy, blur, confusions, distort
 from recipes.avatars.render import RenderConfig, render
 from recipes.avatars.train_identity import (
     FREE,
@@ -22,7 +23,7 @@ from recipes.avatars.train_identity import (
     persons,
 )
 from recipes.avatars.train_identity import train as train_identity
-from recipes.avatars.train_judge import JUDGED, JudgeConfig, accuracy, blur, confusions, distort
+from recipes.avatars.train_judge import JUDGED, JudgeConfig
 from recipes.avatars.train_judge import train as train_judge
 from stylograph.files import load_tensors
 from stylograph.metrics import Judge
@@ -57,7 +58,7 @@ def test_accuracy_leaves_out_what_cannot_be_seen():
     guesses, labels = {"eyes": torch.tensor([0, 1, 2, 2])}, {"eyes": torch.tensor([0, 2, 2, -100])}
     assert accuracy(guesses, labels)["eyes"] == pytest.approx(2 / 3)
     keys = [value.key for value in ATTRIBUTES["eyes"].values]
-    assert confusions(guesses, labels, "eyes") == [f"{keys[2]} -> {keys[1]}: 1"]
+    assert confusions(guesses["eyes"], labels["eyes"], keys) == [f"{keys[2]} -> {keys[1]}: 1"]
 
 
 def test_a_few_steps_make_a_judge(work, tmp_path):

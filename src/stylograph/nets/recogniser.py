@@ -1,17 +1,23 @@
-"""A small residual network that looks at aligned heads: attribute judge and identity net are two sets of outputs."""
+"""A small residual network that looks at aligned heads: attribute judge, identity net and domain judge are three sets of
+outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylograph.errors import StylographError, WeightsError
+from stylograph.files import load_tensors
 from stylograph.images import resize
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,44 @@ class Recogniser(nn.Module):
         counters = {k: v for k, v in self.state_dict().items() if k.endswith("num_batches_tracked")}
         self.load_state_dict({**counters, **{k: v.float() for k, v in tensors.items()}})
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def features(self, images: Tensor) -> Tensor:
+        """The layer all outputs share, [N, hidden], of images [N, 3, H, W] in [-1, 1]; differentiable."""
         x = resize(images, self.config.size).contiguous(memory_format=torch.channels_last)
         x = self.blocks(F.silu(self.stem(F.pixel_unshuffle(x, 2))))
-        shared = F.silu(self.shared(F.silu(self.squeeze(x)).flatten(1)))
+        return F.silu(self.shared(F.silu(self.squeeze(x)).flatten(1)))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        shared = self.features(images)
         return {name: head(shared) for name, head in self.heads.items()}
+
+
+def load_recogniser(
+    path: Path, kind: str, *, recipe: str, read: Callable[[RecogniserConfig, dict[str, Any]], T]
+) -> tuple[Recogniser, T]:
+    """The network of a file and what `read` makes of its config and record.
+
+    kind: as in `load_tensors`. recipe: module that writes such files, for the message.
+    read: may raise `KeyError`, `TypeError`, `ValueError` or `AttributeError` for a record that makes no sense.
+    Raises `WeightsError` for another file, and one whose record and tensors do not fit.
+    """
+    tensors, record = load_tensors(path, kind)
+    try:
+        config = RecogniserConfig.from_dict(record["config"])
+        found = read(config, record)
+        network = Recogniser(config)
+        network.load_weights(tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: got a {kind} file that contradicts itself ({' '.join(str(error).split())[:200]}); expected one "
+            f"written by {recipe}; write it again"
+        ) from error
+    return network, found
+
+
+@torch.no_grad()
+def look_at(network: Recogniser, images: Tensor, look: Callable[[Tensor], T]) -> list[T]:
+    """What `look` says about images [N, 3, H, W] in [-1, 1] of any size, in batches on the network's device."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise StylographError(f"got images of shape {list(images.shape)}; expected [N, 3, H, W] in [-1, 1]")
+    device = next(network.parameters()).device
+    return [look(batch.to(device).float()) for batch in images.split(64)]
