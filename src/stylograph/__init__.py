@@ -7,7 +7,8 @@
     edit = find_direction(generator, clip, "a person wearing sunglasses", neutral="a person")
     images = generator.render(edit(generator.sample(4, seed=1)))
 
-`optimize` and `train_mapper` are the other two ways to an edit, `find_strength` says how far to go with it.
+`optimize` and `train_mapper` are the other two ways to an edit, `find_strength` says how far to go with it;
+`adapt` moves the generator itself to another domain.
 
 Names are loaded when first used, so that importing the package costs nothing.
 """
@@ -30,12 +31,18 @@ if TYPE_CHECKING:
     from stylograph.embed import Clip
     from stylograph.generator import Generator
     from stylograph.identity import Identity
-    from stylograph.jobs import EditJob, GridJob, ImagineJob, SampleJob, SweepJob
+    from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, SampleJob, SweepJob
+    from stylograph.nada.adapt import adapt
+    from stylograph.nada.blend import blend
+    from stylograph.nada.config import AdaptConfig
     from stylograph.pipeline import rerun, run
     from stylograph.types import Latents, Step
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdaptConfig",
+    "AdaptJob",
+    "BlendJob",
     "Clip",
     "DirectionConfig",
     "Edit",
@@ -53,6 +60,8 @@ __all__ = [
     "StylographError",
     "SweepJob",
     "WeightsError",
+    "adapt",
+    "blend",
     "errors",
     "find_direction",
     "find_strength",
@@ -65,6 +74,9 @@ __all__ = [
 ]
 
 _HOME = {
+    "AdaptConfig": "nada.config",
+    "AdaptJob": "jobs",
+    "BlendJob": "jobs",
     "Clip": "embed",
     "DirectionConfig": "edit.config",
     "Edit": "edit.base",
@@ -80,6 +92,8 @@ _HOME = {
     "Step": "types",
     "StrengthConfig": "edit.config",
     "SweepJob": "jobs",
+    "adapt": "nada.adapt",
+    "blend": "nada.blend",
     "find_direction": "edit.directions",
     "find_strength": "edit.strength",
     "load_edit": "edit.base",

@@ -17,8 +17,9 @@ from tyro.extras import SubcommandApp
 
 from stylograph import __version__
 from stylograph.errors import StylographError, StylographWarning
-from stylograph.jobs import EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob
+from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob
 from stylograph.pipeline import run
+from stylograph.world import World, estimated
 
 if TYPE_CHECKING:
     from stylograph.pipeline import Result
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 app = SubcommandApp()
 Output = Annotated[Path, arg(aliases=["-o"])]
 DEFAULT_FRAMES = 24
+GENERATORS = (".safetensors", ".pt")
+PREVIEW_ROWS = 8
 
 
 @app.command
@@ -86,6 +89,71 @@ def imagine(
         save_edit: Also write the change from the average picture (.safetensors).
     """
     _draw(job, output, save_edit)
+
+
+@app.command
+def adapt(
+    job: Annotated[AdaptJob, arg(name="")],
+    output: Output = Path("adapted.safetensors"),
+    preview: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Move a generator to another domain, by a sentence or a few pictures (StyleGAN-NADA).
+
+    Example: stylograph adapt "a robot" --source "a person" -o robots.safetensors
+
+    The picture beside the output shows what the child draws while it trains, in the end parent over child. Given the
+    same command again, an interrupted training goes on.
+
+    Args:
+        output: The generator to write (.safetensors or .pt).
+        preview: The picture to write; by default the output's name with .png.
+        dry_run: Only say what would be trained, how long it takes and how much memory.
+    """
+    from stylograph.render import check_output
+
+    check_output(output, GENERATORS)
+    picture = check_output(preview or output.with_suffix(".png"))
+    _announce(job.model, job.offline)
+    if dry_run:
+        _say(estimated(World(job, None)).describe())
+        return
+    half_done = output.with_suffix(".training.safetensors")
+    with _progress() as on_step:
+        result = run(job, on_step=_previewing(on_step, picture, job.target), checkpoint=half_done)
+    assert result.generator is not None
+    for remark in result.generator.save(output):
+        _say(f"note: {remark}")
+    _finish(result, picture)
+    _say(f"wrote {output}")
+    for file in (half_done, half_done.with_name(f"{half_done.stem}.mapper{half_done.suffix}")):
+        file.unlink(missing_ok=True)
+
+
+@app.command
+def blend(job: Annotated[BlendJob, arg(name="")], output: Output = Path("blend.png")) -> None:
+    """Mix two generators of one family, or take the layers of some resolutions from the other (layer swapping).
+
+    Example: stylograph blend robots.safetensors -o row.png
+    Example: stylograph blend robots.safetensors --amounts 0.5 -o half.safetensors
+
+    Args:
+        output: A picture of all the mixtures (.png, .jpg, .webp), or the one mixture itself (.safetensors, .pt).
+    """
+    from stylograph.render import FORMATS, check_output
+
+    check_output(output, (*FORMATS, *GENERATORS))
+    if output.suffix not in GENERATORS:
+        _draw(job, output)
+        return
+    if len(job.amounts) != 1:
+        raise StylographError(f"got {len(job.amounts)} amounts for one generator; expected one, e.g. --amounts 0.5")
+    with _progress() as on_step:
+        mixture = run(job, on_step=on_step).generator
+    assert mixture is not None
+    for remark in mixture.save(output):
+        _say(f"note: {remark}")
+    _say(f"wrote {output}")
 
 
 @app.command
@@ -197,6 +265,28 @@ def _finish(result: Result, output: Path, save_edit: Path | None = None) -> None
         result.edit.save(save_edit)
         _say(f"wrote the edit to {save_edit}")
     _say(f"wrote {output}")
+
+
+def _previewing(on_step: OnStep | None, picture: Path, target: str) -> OnStep:
+    """Passes steps on, and draws what they show: a row per look, the newest ones."""
+    rows: list[Any] = []
+    captions: list[str] = []
+
+    def show(step: Step) -> None:
+        from stylograph.render import save_picture, sheet
+
+        if on_step:
+            on_step(step)
+        if step.images is None:
+            return
+        rows.append(step.images)
+        told = ", ".join(f"{name} {step.values[name]:.2f}" for name in ("gain", "diversity") if name in step.values)
+        captions.append(f"{target or 'pictures'}, step {step.done}: {told}")
+        save_picture(sheet(rows[-PREVIEW_ROWS:], captions=captions[-PREVIEW_ROWS:]), picture)
+        if on_step is None:
+            _say(captions[-1])
+
+    return show
 
 
 def _announce(source: str, offline: bool) -> None:

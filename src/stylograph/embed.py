@@ -27,6 +27,8 @@ NORMALIZATIONS = ("model", "none")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 DEFAULT_SIZE = 224
+SHIPPED = {"avatars": ASSETS / "avatars" / "clip", "avatars-robust": ASSETS / "avatars" / "clip-robust"}
+"""Models that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Clip:
     ) -> Clip:
         """Loads one or several models through `transformers`.
 
-        source: "avatars", a hub id such as "openai/clip-vit-base-patch32", a local folder, or a list of these.
+        source: "avatars", "avatars-robust", a hub id such as "openai/clip-vit-base-patch32", a local folder, or a list of these.
         weights: share of each model of a list; equal by default.
         resample: "box" (exact area average) or "bicubic" (antialiased; what CLIP itself was trained with).
         normalization: "model" subtracts the model's pixel mean and divides by its deviation; "none" feeds [-1, 1] as
@@ -151,12 +153,26 @@ class Clip:
         return torch.stack([self._embedded[sentence, chosen] for sentence in sentences])
 
     def _embed_sentence(self, sentence: str, templates: tuple[str, ...]) -> Tensor:
+        parts = self.split(self.embed_templates(sentence, templates))
+        return torch.cat([unit_mean(part) * math.sqrt(w) for part, w in zip(parts, self.weights, strict=True)])
+
+    @torch.no_grad()
+    def embed_templates(self, sentence: str, templates: Sequence[str] = IMAGENET_TEMPLATES) -> Tensor:
+        """A sentence in each of T templates -> T unit vectors [T, D]; warns of words the model does not know."""
         filled = [template.format(sentence.strip()) for template in templates]
         parts = []
         for tower, weight in zip(self.towers, self.weights, strict=True):
             _warn_of_unknown_words(tower, sentence)
-            parts.append(unit_mean(_encode(tower, filled)) * math.sqrt(weight))
-        return torch.cat(parts)
+            parts.append(F.normalize(_encode(tower, filled), dim=-1) * math.sqrt(weight))
+        return torch.cat(parts, dim=-1)
+
+    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """Vectors [..., D] -> the part of each model, [..., D of that model]; a part's length is √weight."""
+        return vectors.split(self._widths, dim=-1)
+
+    @cached_property
+    def _widths(self) -> list[int]:
+        return [_encode(tower, ["a"]).shape[-1] for tower in self.towers]
 
     def text_direction(
         self, target: str, neutral: str | Sequence[str], *, templates: bool | Sequence[str] = True
@@ -184,7 +200,7 @@ class Clip:
 def load_tower(
     source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, offline: bool = False
 ) -> Tower:
-    """One dual encoder from "avatars", a local folder or a hub id, frozen. Raises `WeightsError`."""
+    """One dual encoder from a shipped name, a local folder or a hub id, frozen. Raises `WeightsError`."""
     from pickle import UnpicklingError
 
     from huggingface_hub.utils import HfHubHTTPError
@@ -193,7 +209,7 @@ def load_tower(
     from transformers.image_processing_base import ImageProcessingMixin
     from transformers.utils import logging
 
-    place = str(ASSETS / "avatars" / "clip") if str(source) == "avatars" else str(source)
+    place = str(SHIPPED.get(str(source), source))
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # for loading; downloads have their own
@@ -227,7 +243,7 @@ def load_tower(
         raise WeightsError(f"{source}: got a {type(model).__name__}; expected a dual encoder such as CLIP or SigLIP")
     vision = getattr(model.config, "vision_config", None)
     return Tower(
-        name=str(source) if str(source) == "avatars" else Path(place).name if Path(place).is_dir() else place,
+        name=str(source) if str(source) in SHIPPED else Path(place).name if Path(place).is_dir() else place,
         model=model.eval().requires_grad_(False),
         tokenizer=tokenizer,
         size=_input_size(preprocessing, vision),

@@ -7,7 +7,8 @@
     ├── ImageError             a picture that cannot be read, or pictures that do not go together
     ├── OutputError            a file that cannot be written
     ├── PromptError            a sentence no edit can be made from
-    └── EditError              an edit file, or an edit used on a generator it was not made for
+    ├── EditError              an edit file, or an edit used on a generator it was not made for
+    └── AdaptError             a generator that cannot be moved to another domain as asked
 
 A message says what was got, what was expected and what to do next.
 """
@@ -48,6 +49,10 @@ class PromptError(StylographError):
 
 class EditError(StylographError):
     """An edit that is damaged, or was made for another generator."""
+
+
+class AdaptError(StylographError):
+    """A domain adaptation with settings that make no sense, of another run, or that has gone astray."""
 
 
 class StylographWarning(UserWarning):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from stylograph.errors import LatentsError, StylographError, WeightsError, one_of
+from stylograph.nets.mapper import LatentMapper, MapperConfig
 from stylograph.nets.stylegan2 import Layer, StyleGAN2, StyleGAN2Config
 from stylograph.types import Latents
-from stylograph.weights import Checkpoint, locate, read, write
+from stylograph.weights import REGISTRY, Checkpoint, locate, read, write
 
 NOISE_MODES = ("const", "random", "none")
 STATISTICS_SAMPLES = 10_000
@@ -37,8 +38,17 @@ class Generator:
     Its weights are frozen: gradients flow to the latents you render, never to the network.
     """
 
-    def __init__(self, net: StyleGAN2, *, provenance: dict[str, Any] | None = None, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        net: StyleGAN2,
+        *,
+        mapper: LatentMapper | None = None,
+        provenance: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """mapper: a latent mapper in W+ that sampled latents go through (StyleGAN-NADA's latent-mapper mining)."""
         self.net = net.eval().requires_grad_(False)
+        self.mapper = None if mapper is None else mapper.eval().requires_grad_(False)
         self.config: StyleGAN2Config = net.config
         self.layers: tuple[Layer, ...] = net.config.layers
         self.provenance = dict(provenance or {})
@@ -67,7 +77,10 @@ class Generator:
         on_step: called with (bytes done, bytes in total or None) while downloading.
         Raises `WeightsError` (or its subclass `DownloadError`). No code in the file is ever executed.
         """
-        return cls.from_checkpoint(read(locate(source, offline=offline, on_step=on_step))).to(device, dtype)
+        generator = cls.from_checkpoint(read(locate(source, offline=offline, on_step=on_step))).to(device, dtype)
+        if str(source) in REGISTRY:
+            generator.provenance.setdefault("root", str(source))
+        return generator
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Generator:
@@ -89,7 +102,8 @@ class Generator:
         net.to_empty(device="cpu")
         net.load_state_dict(tensors)
         net.reset_kernels()
-        generator = cls(net, provenance=checkpoint.provenance, notes=checkpoint.notes)
+        mapper = None if checkpoint.mapper is None else _mapper(*checkpoint.mapper, config)
+        generator = cls(net, mapper=mapper, provenance=checkpoint.provenance, notes=checkpoint.notes)
         if "mapping.w_avg" not in checkpoint.tensors:
             net.mapping.w_avg.copy_(generator.w_samples().mean(0))
         return generator
@@ -105,6 +119,8 @@ class Generator:
         """Moves the weights to `device` and/or sets the precision of activations; returns self."""
         if device is not None:
             self.net.to(device)
+            if self.mapper is not None:
+                self.mapper.to(device)
         if dtype is not None:
             self.dtype = dtype
         return self
@@ -145,11 +161,25 @@ class Generator:
     def device(self) -> torch.device:
         return self.net.mapping.w_avg.device
 
+    @property
+    def root(self) -> str | None:
+        """The known name ("avatars", "ffhq-1024", ...) of the generator it is, or was adapted from, if there is one."""
+        return self.provenance.get("root")
+
+    @property
+    def ancestors(self) -> tuple[str, ...]:
+        """Digests of the generators it was adapted from, nearest first: their edits and latents work on it too."""
+        return tuple(self.provenance.get("ancestors", ()))
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the config and all tensors: the same network in another file format has the same digest."""
         state = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, tensor in sorted(self.net.state_dict().items()):
+        tensors = self.net.state_dict()
+        if self.mapper is not None:
+            state.update(json.dumps(self.mapper.config.to_dict(), sort_keys=True).encode())
+            tensors |= {f"mapper.{name}": tensor for name, tensor in self.mapper.state_dict().items()}
+        for name, tensor in sorted(tensors.items()):
             state.update(name.encode())
             state.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return state.hexdigest()
@@ -167,23 +197,26 @@ class Generator:
         truncation: float = 1.0,
         label: int | Sequence[int] | Tensor | None = None,
         truncation_cutoff: int | None = None,
+        mined: bool = True,
     ) -> Latents:
-        """Mapping network: z [N, z_dim] -> latents in W, or in W+ when `truncation_cutoff` is given.
+        """Mapping network: z [N, z_dim] -> latents in W, or in W+ when `truncation_cutoff` is given or a mapper follows.
 
         truncation: psi in w_avg + psi·(w - w_avg); 1 leaves w alone.
         label: class index, one index per row, or one-hot [N, c_dim]; required by conditional generators only.
         truncation_cutoff: truncate only the first so many of the `num_ws` vectors.
+        mined: apply the generator's latent mapper, if it has one.
         """
         codes = torch.as_tensor(z, dtype=torch.float32, device=self.device)
         if codes.ndim != 2 or codes.shape[1] != self.z_dim:
             raise LatentsError(f"got z of shape {list(codes.shape)}; expected [N, {self.z_dim}]")
         w = self.net.mapping(codes, self._one_hot(label, len(codes)))
         average = self.net.mapping.w_avg
-        if truncation_cutoff is None:
+        mapper = self.mapper if mined else None
+        if truncation_cutoff is None and mapper is None:
             return Latents("w", w if truncation == 1 else average.lerp(w, truncation), self)
         ws = w[:, None].repeat(1, self.num_ws, 1)
         ws[:, :truncation_cutoff] = average.lerp(ws[:, :truncation_cutoff], truncation)
-        return Latents("w+", ws, self)
+        return Latents("w+", ws if mapper is None else ws + mapper.residual(ws), self)
 
     def sample(
         self,
@@ -192,8 +225,9 @@ class Generator:
         seed: int | Sequence[int] = 0,
         truncation: float = 0.7,
         label: int | Sequence[int] | Tensor | None = None,
+        mined: bool = True,
     ) -> Latents:
-        """Random latents in W.
+        """Random latents in W, or in W+ if the generator has a latent mapper and `mined` is not False.
 
         seed: image i is drawn from `seed + i`, or from `seed[i]`. The z of a seed is that of NVIDIA's generate.py,
             so seeds people share mean the same pictures here.
@@ -210,7 +244,7 @@ class Generator:
         z = np.stack([stream.randn(self.z_dim) for stream in streams])
         if label is None and self.config.c_dim:
             label = [int(stream.randint(self.config.c_dim)) for stream in streams]
-        return self.map(z, truncation=truncation, label=label)
+        return self.map(z, truncation=truncation, label=label, mined=mined)
 
     def mean(self, n: int = 1) -> Latents:
         """The average latent in W, `n` times."""
@@ -235,11 +269,11 @@ class Generator:
         return Latents("w+", ws[:, None].repeat(1, self.num_ws, 1) if latents.space == "w" else ws, self)
 
     def w_samples(self, n: int = STATISTICS_SAMPLES, *, seed: int = 5) -> Tensor:
-        """[n, w_dim] untruncated draws from W (uniform over the classes of a conditional generator)."""
+        """[n, w_dim] untruncated draws from W, before any latent mapper (uniform over the classes of a conditional generator)."""
         stream = np.random.RandomState(seed)
         z = stream.randn(n, self.z_dim)
         label = stream.randint(self.config.c_dim, size=n).tolist() if self.config.c_dim else None
-        return self.map(z, label=label).tensor
+        return self.map(z, label=label, mined=False).tensor
 
     def style_statistics(self, *, truncation: float = 0.7) -> StyleStatistics:
         """Mean and population standard deviation of every S channel under truncated sampling.
@@ -294,7 +328,12 @@ class Generator:
     def checkpoint(self) -> Checkpoint:
         """The generator as plain data, in the NVIDIA layout's names."""
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.net.state_dict().items()}
-        return Checkpoint("stylegan2", self.config.to_dict(), tensors, "stylograph", self.provenance, self.notes)
+        mapper = None
+        if self.mapper is not None:
+            mapper = self.mapper.config.to_dict(), {n: t.detach().cpu() for n, t in self.mapper.state_dict().items()}
+        return Checkpoint(
+            "stylegan2", self.config.to_dict(), tensors, "stylograph", self.provenance, self.notes, mapper
+        )
 
     def save(self, path: str | Path, *, format: str | None = None) -> list[str]:
         """Writes the generator, atomically.
@@ -336,3 +375,19 @@ class Generator:
         if tuple(one_hot.shape) != (n, classes):
             raise LatentsError(f"got labels of shape {list(one_hot.shape)}; expected [{n}, {classes}]")
         return one_hot
+
+
+def _mapper(config: Mapping[str, Any], tensors: Mapping[str, Tensor], generator: StyleGAN2Config) -> LatentMapper:
+    """The latent mapper of a checkpoint. Raises `WeightsError` unless it is one in W+ that fits the generator."""
+    try:
+        shape = MapperConfig.from_dict(dict(config))
+        if (shape.space, shape.length, shape.width) != ("w+", generator.num_ws, generator.w_dim):
+            raise ValueError(f"it maps {shape.space} codes [{shape.length}, {shape.width}]")
+        mapper = LatentMapper(shape)
+        mapper.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"got a generator with a damaged latent mapper ({error}); expected one for W+ codes "
+            f"[{generator.num_ws}, {generator.w_dim}]; make or download the file again"
+        ) from None
+    return mapper

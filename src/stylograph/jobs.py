@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from stylograph.edit.config import DirectionConfig, MapperTraining, OptimizeConfig, StrengthConfig
 from stylograph.errors import StylographError, one_of
+from stylograph.nada.config import MINING, AdaptConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,53 @@ class ImagineJob(EditJob):
     """Nobody's identity has to be kept."""
 
 
-JOBS: dict[str, type[PictureJob]] = {job.__name__: job for job in (SampleJob, EditJob, SweepJob, GridJob, ImagineJob)}
+@dataclass(frozen=True, kw_only=True)
+class AdaptJob(PictureJob):
+    """Move a generator to another domain; the pictures show parent and child."""
 
+    target: Positional[str] = ""
+    """What the child shall draw, e.g. "a robot"."""
+    seed: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """One picture per seed."""
+    source: str = "a person"
+    """What the parent draws."""
+    target_images: tuple[Path, ...] = ()
+    """Pictures of the target domain, files or folders, instead of the sentence or together with it; one to ten will do."""
+    source_images: tuple[Path, ...] = ()
+    """Pictures of the source domain; by default the parent's own."""
+    clip: tuple[str, ...] = ()
+    """CLIP models: hub ids or folders; by default avatars-robust for avatars, else openai/clip-vit-base-patch32 and -patch16."""
+    clip_weights: tuple[float, ...] = ()
+    """Share of each model; equal by default."""
+    mine: bool = False
+    """Also train a latent mapper for the child, for gaps that training alone leaves half-way."""
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    mapper: MapperTraining = MINING
+    """How that latent mapper is trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendJob(PictureJob):
+    """Mix two generators of one family."""
+
+    other: Positional[str] = ""
+    """The other generator, e.g. what `stylograph adapt` wrote."""
+    seed: tuple[int, ...] = (1, 2, 3, 4)
+    """One picture per seed."""
+    amounts: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """How much of the other: 0 is the model, 1 the other, beyond goes further. A column each."""
+    start: int | None = None
+    """Take the other only from this resolution on (layer swapping): coarse shape of the model, texture of the other."""
+    stop: int | None = None
+    """Take the other only below this resolution: coarse shape of the other, texture of the model."""
+
+
+JOBS: dict[str, type[PictureJob]] = {
+    job.__name__: job for job in (SampleJob, EditJob, SweepJob, GridJob, ImagineJob, AdaptJob, BlendJob)
+}
+
+PATHS = ("edit", "target_images", "source_images")
+"""Fields that hold paths."""
 T = TypeVar("T")
 
 
@@ -144,7 +190,7 @@ def _restore(cls: type[T], record: Mapping[str, Any]) -> T:
         if isinstance(value, Mapping):
             values[name] = _restore(hints[name], value)
         elif isinstance(value, list):
-            values[name] = tuple(Path(v) if name == "edit" else v for v in value)
+            values[name] = tuple(Path(v) if name in PATHS else v for v in value)
         else:
             values[name] = value
     return cls(**values)

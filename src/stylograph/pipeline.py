@@ -8,14 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stylograph.errors import EditError, PromptError, StylographError
-from stylograph.jobs import EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob, job_from_record
-from stylograph.world import World, directions, make
+from stylograph.jobs import (
+    AdaptJob,
+    BlendJob,
+    EditJob,
+    GridJob,
+    ImagineJob,
+    PictureJob,
+    SampleJob,
+    SweepJob,
+    job_from_record,
+)
+from stylograph.world import World, adapted, directions, make
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from stylograph.edit.base import Edit
+    from stylograph.generator import Generator
     from stylograph.types import OnStep
 
 
@@ -28,6 +39,8 @@ class Result:
     headings: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     edit: Edit | None = None
+    generator: Generator | None = None
+    """What an adaptation made."""
     provenance: dict[str, Any] = field(default_factory=dict)
     frames: list[Image] = field(default_factory=list)
 
@@ -45,11 +58,15 @@ class Result:
         return save_picture(self.picture(), Path(path), metadata=self.provenance)
 
 
-def run(job: PictureJob, *, on_step: OnStep | None = None) -> Result:
-    """Does a job. Raises `StylographError` subclasses for anything the user can mend."""
+def run(job: PictureJob, *, on_step: OnStep | None = None, checkpoint: str | Path | None = None) -> Result:
+    """Does a job. Raises `StylographError` subclasses for anything the user can mend.
+
+    checkpoint: where an adaptation keeps its state, to go on from if it is there, and
+        deletes it when it is done only if asked to (`discard`).
+    """
     for kind, work in WORK.items():
         if isinstance(job, kind):
-            return work(World(job, on_step))
+            return work(World(job, on_step, None if checkpoint is None else Path(checkpoint)))
     raise TypeError(f"got a {type(job).__name__}; expected one of {', '.join(kind.__name__ for kind in WORK)}")
 
 
@@ -96,7 +113,9 @@ def _sweep(world: World) -> Result:
 
     rows = list(torch.stack(columns, dim=1))
     headings = [f"{own * factor:.2g}" for factor in job.strengths]
-    return Result(rows, [], headings, [*made.remarks, f"strengths are multiples of {own:.3g}"], edit, provenance)
+    return Result(
+        rows, [], headings, [*made.remarks, f"strengths are multiples of {own:.3g}"], edit, provenance=provenance
+    )
 
 
 def _frames(world: World, edit: Edit, caption: str) -> list[Image]:
@@ -138,21 +157,62 @@ def _grid(world: World) -> Result:
         captions,
         headings,
         [f"{len(edits)} rows of channels, {len(headings)} strengths"],
-        None,
-        world.provenance(),
+        provenance=world.provenance(),
     )
 
 
 def _imagine(world: World) -> Result:
     made = make(world)
     provenance = world.provenance(**_edit_files(world.job))
-    return Result([world.render(made.edited)], [world.job.target], [], made.remarks, made.edit, provenance)
+    return Result([world.render(made.edited)], [world.job.target], [], made.remarks, made.edit, provenance=provenance)
+
+
+def _adapt(world: World) -> Result:
+    child = adapted(world)
+    before = world.render(world.latents)
+    latents = child.sample(
+        len(world.job.seed), seed=world.job.seed, truncation=world.job.truncation, label=world.job.label
+    )
+    after = world.render(latents)
+    told = child.provenance["adaptation"]
+    best = told["best"]
+    remarks = [
+        f"best of {len(told['looks']) - 1} looks: step {best['step']:.0f} ({told['ended']}); gain {best['gain']:.2f} "
+        f"(1 is as far as the target), diversity {best['diversity']:.2f} of the parent's"
+    ]
+    asked = world.job.target or f"{told['target_images']} pictures"
+    provenance = world.provenance(child=child.digest)
+    return Result([before, after], [world.job.source, asked], [], remarks, generator=child, provenance=provenance)
+
+
+def _blend(world: World) -> Result:
+    import torch
+
+    from stylograph.nada.blend import blend, within
+
+    job = world.job
+    mixtures = [
+        blend(world.generator, world.other, within(world.generator, amount, start=job.start, stop=job.stop))
+        for amount in job.amounts
+    ]
+    if not mixtures:
+        raise StylographError("got no amounts; expected at least one, e.g. --amounts 0 0.5 1")
+    latents = world.generator.sample(
+        len(job.seed), seed=job.seed, truncation=job.truncation, label=job.label, mined=False
+    )
+    columns = [world.render(latents, mixture) for mixture in mixtures]
+    headings = [f"{amount:g}" for amount in job.amounts]
+    only = mixtures[0] if len(mixtures) == 1 else None
+    provenance = world.provenance(other=world.other.digest)
+    return Result(list(torch.stack(columns, dim=1)), [], headings, generator=only, provenance=provenance)
 
 
 WORK: dict[type[PictureJob], Callable[[World], Result]] = {
     SweepJob: _sweep,
     GridJob: _grid,
     ImagineJob: _imagine,
+    AdaptJob: _adapt,
+    BlendJob: _blend,
     EditJob: _edit,
     SampleJob: _sample,
 }

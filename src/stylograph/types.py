@@ -23,6 +23,8 @@ class Step:
     done: int
     total: int | None = None
     values: Mapping[str, float] = field(default_factory=dict)
+    images: Tensor | None = field(default=None, repr=False)
+    """What there is to see so far, [N, 3, H, W] in [-1, 1]; most steps have none."""
 
 
 OnStep = Callable[[Step], None]
@@ -33,6 +35,9 @@ class HasStyles(Protocol):
 
     @property
     def digest(self) -> str: ...
+
+    @property
+    def ancestors(self) -> tuple[str, ...]: ...
 
     def styles(self, latents: Latents) -> Latents: ...
 
@@ -105,14 +110,14 @@ class Latents:
 
     @classmethod
     def load(cls, path: str | Path, generator: HasStyles | None = None) -> Latents:
-        """Reads what `save` wrote; refuses codes saved from another generator when `generator` is given."""
+        """Reads what `save` wrote; refuses codes of another generator than `generator`, if given, or its ancestors."""
         from stylograph.files import load_tensors
 
         tensors, meta = load_tensors(Path(path), "latents")
         if "latents" not in tensors or "space" not in meta:
             raise LatentsError(f"{path}: got a file without latents; expected one written by Latents.save")
         made_for = meta.get("generator")
-        if generator is not None and made_for not in (None, generator.digest):
+        if generator is not None and made_for not in (None, generator.digest, *generator.ancestors):
             raise LatentsError(
                 f"{path}: got latents of generator {str(made_for)[:12]}, expected {generator.digest[:12]}; "
                 "load them with the generator they were made with"

@@ -10,50 +10,67 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stylograph.errors import PromptError, StylographError
-from stylograph.jobs import to_record
+from stylograph.jobs import AdaptJob, to_record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from stylograph.edit.base import Edit, Recogniser
     from stylograph.edit.strength import FoundStrength
     from stylograph.embed import Clip
     from stylograph.generator import Generator
+    from stylograph.nada.estimate import Estimate
+    from stylograph.nada.target import Target
     from stylograph.types import Latents, OnStep
 
 
 class World:
     """The models a job names, each loaded when first needed."""
 
-    def __init__(self, job: Any, on_step: OnStep | None) -> None:
-        self.job, self.on_step = job, on_step
+    def __init__(self, job: Any, on_step: OnStep | None, checkpoint: Path | None = None) -> None:
+        self.job, self.on_step, self.checkpoint = job, on_step, checkpoint
         if not job.seed:
             raise StylographError("got no seeds; give at least one, e.g. --seed 1 2 3 4")
 
     @cached_property
     def generator(self) -> Generator:
+        return self._load(self.job.model)
+
+    @cached_property
+    def other(self) -> Generator:
+        """The second generator of a blend."""
+        return self._load(self.job.other)
+
+    def _load(self, model: str) -> Generator:
         import torch
 
         from stylograph.generator import Generator
 
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.job.precision]
-        device = pick_device(self.job.device)
         return Generator.from_pretrained(
-            self.job.model, device=device, dtype=dtype, offline=self.job.offline, on_step=self._downloading
+            model,
+            device=pick_device(self.job.device),
+            dtype=dtype,
+            offline=self.job.offline,
+            on_step=self._downloading,
         )
 
     @cached_property
     def clip(self) -> Clip:
         from stylograph.embed import Clip
 
-        source = self.job.clip or ("avatars" if self.job.model == "avatars" else "openai/clip-vit-base-patch32")
-        return Clip.from_pretrained(source, device=self.generator.device, offline=self.job.offline)
+        adapting = isinstance(self.job, AdaptJob)
+        source = self.job.clip or CLIPS["avatars" if self.generator.root == "avatars" else "photographs"][adapting]
+        weights = (self.job.clip_weights or None) if adapting else None
+        return Clip.from_pretrained(source, weights=weights, device=self.generator.device, offline=self.job.offline)
 
     @cached_property
     def identity(self) -> Recogniser | None:
         from stylograph.identity import Identity
 
-        source = self.job.identity or ("avatars" if self.job.model == "avatars" else "none")
+        source = self.job.identity or ("avatars" if self.generator.root == "avatars" else "none")
         if source == "none":
             return None
         return Identity.from_pretrained(source, device=self.generator.device, offline=self.job.offline)
@@ -63,16 +80,17 @@ class World:
         job = self.job
         return self.generator.sample(len(job.seed), seed=job.seed, truncation=job.truncation, label=job.label)
 
-    def render(self, latents: Latents) -> Tensor:
-        """Images of any number of latents, on the CPU."""
+    def render(self, latents: Latents, generator: Generator | None = None) -> Tensor:
+        """Images of any number of latents, by the generator they came from or another, on the CPU."""
         import torch
 
         from stylograph.types import Step
 
+        drawing: Any = generator or latents.generator or self.generator
         parts = []
         with torch.no_grad():
             for start in range(0, len(latents), RENDER_BATCH):
-                parts.append(self.generator.render(latents[start : start + RENDER_BATCH]).cpu())
+                parts.append(drawing.render(latents[start : start + RENDER_BATCH]).cpu())
                 if self.on_step:
                     self.on_step(Step("rendering", min(start + RENDER_BATCH, len(latents)), len(latents)))
         return torch.cat(parts)
@@ -98,6 +116,11 @@ class World:
 
 
 RENDER_BATCH = 8
+CLIPS: dict[str, tuple[Any, Any]] = {
+    "avatars": ("avatars", ["avatars-robust"]),
+    "photographs": ("openai/clip-vit-base-patch32", ["openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16"]),
+}
+"""World -> CLIP models used unless a job names others, for edits and for adaptation."""
 
 
 def pick_device(name: str) -> str:
@@ -278,3 +301,46 @@ METHODS: dict[str, Callable[[World], list[Edit]]] = {
     "optimize": _optimized,
     "mapper": _mapped,
 }
+
+
+# -------------------------------------------------------------------- domains
+
+
+def target_of(world: World) -> Target:
+    """Where an adaptation shall go."""
+    from stylograph.images import read_images
+    from stylograph.nada.target import aim
+
+    job, size = world.job, world.generator.resolution
+    given = [read_images(paths, size) if paths else None for paths in (job.target_images, job.source_images)]
+    return aim(
+        world.generator,
+        world.clip,
+        job.target or None,
+        job.source,
+        target_images=given[0],
+        source_images=given[1],
+        image_share=job.adapt.image_share,
+    )
+
+
+def estimated(world: World) -> Estimate:
+    """What the adaptation would take."""
+    from stylograph.nada.estimate import estimate
+
+    return estimate(world.generator, target_of(world), world.job.adapt)
+
+
+def adapted(world: World) -> Generator:
+    """The child an adaptation asks for, with its latent mapper if it shall have one."""
+    from stylograph.nada.adapt import adapt_to
+    from stylograph.nada.mining import mine
+
+    job, path = world.job, world.checkpoint
+    _ = world.latents  # a mistake in the seeds is told before the work, not after it
+    target = target_of(world)
+    child = adapt_to(world.generator, target, config=job.adapt, path=path, on_step=world.on_step)
+    if not job.mine:
+        return child
+    beside = None if path is None else path.with_name(f"{path.stem}.mapper{path.suffix}")
+    return mine(child, target, config=job.mapper, path=beside, on_step=world.on_step)

@@ -126,12 +126,18 @@ class Edit(ABC):
         return generator
 
     def check(self, generator: Any) -> None:
-        """Raises `EditError` unless the edit was made for this generator (same digest)."""
-        if generator.digest != self.generator_digest:
+        """Raises `EditError` unless the edit was made for this generator, or for one that it was adapted from."""
+        if self.generator_digest not in (generator.digest, *generator.ancestors):
             raise EditError(
                 f"got generator {generator.digest[:12]}; this edit was made for {self.generator_digest[:12]}. Channels "
                 "mean other things in another generator: find the edit again with this one"
             )
+
+    def on(self, generator: Generator) -> Edit:
+        """The edit for use with `generator`: its own, or one that was adapted from its own (StyleGAN-NADA, section 5.3:
+        the latent spaces of parent and child stay aligned). Raises `EditError` for any other."""
+        self.check(generator)
+        return replace(self, generator=generator, generator_digest=generator.digest)
 
     # ---------------------------------------------------------------- algebra
 
@@ -324,7 +330,8 @@ KINDS: dict[str, type[Edit]] = {cls.kind: cls for cls in (Shift, Mapped, Sum)}
 def load_edit(path: str | Path, generator: Generator | None = None) -> Edit:
     """Reads an edit written by `Edit.save`.
 
-    generator: if given, the edit is refused (`EditError`) unless it was made for this generator.
+    generator: if given, the edit is bound to it, or refused (`EditError`) if it was made for neither this generator
+        nor one that it was adapted from.
     Raises `EditError` for a file that is no edit, `WeightsError` for one that cannot be read.
     """
     tensors, meta = load_tensors(Path(path), "edit")
@@ -339,9 +346,7 @@ def load_edit(path: str | Path, generator: Generator | None = None) -> Edit:
         raise EditError(
             f"{path}: got a damaged edit file ({error}); expected one written by Edit.save: make the edit again"
         ) from None
-    if generator is not None:
-        edit.check(generator)
-    return edit
+    return edit if generator is None else edit.on(generator)
 
 
 def _unpack(tensors: dict[str, Tensor], record: Mapping[str, Any], common: dict[str, Any]) -> Edit:

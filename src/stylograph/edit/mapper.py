@@ -37,7 +37,7 @@ LEVELS = ("coarse", "medium", "fine")
 def train_mapper(
     generator: Generator,
     clip: Clip,
-    target: str,
+    target: str | Tensor,
     *,
     neutral: str | Sequence[str] = "a person",
     config: MapperTraining | None = None,
@@ -49,7 +49,8 @@ def train_mapper(
     """A latent mapper for one sentence, as an `Edit` (of the mapper that did best on held-out images).
 
     target, neutral: what pictures should show, and the same sentence without the change (or several such sentences,
-        whose mean counts); the loss "similarity" has no use for the latter.
+        whose mean counts); the loss "similarity" has no use for the latter. Instead of a sentence, a vector [D] of CLIP's
+        space will do: the direction, or for "similarity" the place to go to.
     latents: codes of images to train on, W or W+ (any space for a mapper in S); sampled when left out.
     identity: a face recogniser for the identity loss.
     path: checkpoint. It is written on the way and, if it is already there, training goes on from it to the same result
@@ -62,7 +63,10 @@ def train_mapper(
     validate(settings)
     shape = mapper_shape(generator, settings)
     directional = settings.clip_loss == "directional"
-    wanted = clip.text_direction(target, neutral) if directional else clip.embed_text(target)[0]
+    if isinstance(target, Tensor):
+        wanted, target, directional = target, f"vector {_digest(target)[:16]}", False
+    else:
+        wanted = clip.text_direction(target, neutral) if directional else clip.embed_text(target)[0]
     codes, held_out = _codes(generator, settings, latents)
     task = {
         "target": target,

@@ -19,17 +19,23 @@ def layers_matching(layers: Sequence[tuple[str, int]], patterns: Sequence[str]) 
         "conv0" or "conv1" for that layer of every block.
     Raises `EditError` for a pattern that names no layer.
     """
+    chosen = names_matching([name for name, _ in layers], patterns)
+    parts = [torch.full((width,), name in chosen) for name, width in layers]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+
+
+def names_matching(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    """The layers that any of the patterns names; see `layers_matching`."""
     chosen: set[str] = set()
     for pattern in patterns:
-        found = {name for name, _ in layers if _names(str(pattern), name)}
+        found = {name for name in names if _names(str(pattern), name)}
         if not found:
             raise EditError(
                 f"got layer pattern {str(pattern)!r}, which names no layer; expected a block such as 'b64' or '64', "
-                f"'torgb', or a name or wildcard of: {', '.join(name for name, _ in layers)}"
+                f"'torgb', or a name or wildcard of: {', '.join(names)}"
             )
         chosen |= found
-    parts = [torch.full((width,), name in chosen) for name, width in layers]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+    return chosen
 
 
 def _names(pattern: str, name: str) -> bool:

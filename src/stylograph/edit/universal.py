@@ -132,7 +132,9 @@ def fit_universal(
     batches = settings.samples // settings.batch
     with torch.no_grad():
         for i in range(moments.batches, batches):
-            latents = generator.sample(settings.batch, seed=settings.seed + i * settings.batch, truncation=1.0)
+            latents = generator.sample(
+                settings.batch, seed=settings.seed + i * settings.batch, truncation=1.0, mined=False
+            )
             codes = generator.styles(latents).tensor
             moments.add(latents.tensor, clip.embed_images(generator.render(Latents("s", codes), up_to=up_to)))
             if on_step:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 SQRT2 = math.sqrt(2.0)
 
@@ -57,10 +58,10 @@ def conv_weight_gradient(g: Tensor, x: Tensor, style: Tensor, weight: Tensor, up
     """The gradient of `conv(x·style, weight)` with respect to the weight, g being the one of its result."""
     x = x * style.to(x.dtype)[:, :, None, None]
     if up_kernel is None:
-        return torch.nn.grad.conv2d_weight(x, weight.shape, g, padding=1)
+        return conv2d_weight(x, weight.shape, g, padding=1)
     # A transposed convolution's weight gradient is a convolution's, with input and output in each other's place.
     g = _depthwise(g, up_kernel, padding=2)
-    return torch.nn.grad.conv2d_weight(g, weight.transpose(0, 1).shape, x, stride=2).transpose(0, 1)
+    return conv2d_weight(g, weight.transpose(0, 1).shape, x, stride=2).transpose(0, 1)
 
 
 class FusedStyleConv(torch.autograd.Function):

@@ -31,6 +31,8 @@ class Checkpoint:
     """How it was made, as far as the file says."""
     notes: tuple[str, ...] = ()
     """What a user of this file should know."""
+    mapper: tuple[Mapping[str, Any], Mapping[str, Tensor]] | None = None
+    """Config and tensors of the latent mapper that sampled latents go through, if there is one."""
 
 
 def refusal(what: str, todo: str) -> WeightsError:

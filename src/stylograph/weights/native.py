@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ from stylograph.weights.checkpoint import Checkpoint, damaged, finish, number, r
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+MAPPER = "mapper."
+"""Prefix of a latent mapper's tensors."""
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Checkpoint | None]:
@@ -34,6 +39,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Checkpoint | None]:
     if not isinstance(config, dict) or not isinstance(provenance, dict):
         raise damaged("its metadata lacks the config")
     clamp = config.get("conv_clamp")
+    mapper = meta.get("mapper")
+    mined = {name: tensors.pop(name) for name in list(tensors) if name.startswith(MAPPER)}
+    if bool(mined) != isinstance(mapper, dict) or not all(bool(t.isfinite().all()) for t in mined.values()):
+        raise damaged("its latent mapper is incomplete")
     checkpoint = finish(
         tensors,
         format="stylograph",
@@ -44,6 +53,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Checkpoint | None]:
     if config != checkpoint.config:
         wrong = sorted(k for k in config.keys() | checkpoint.config.keys() if config.get(k) != checkpoint.config.get(k))
         raise damaged(f"its metadata and its tensors disagree about {', '.join(wrong)[:100]}")
+    if mapper is not None:
+        checkpoint = replace(checkpoint, mapper=(mapper, {k.removeprefix(MAPPER): t for k, t in mined.items()}))
     return tensors, checkpoint
 
 
@@ -51,7 +62,11 @@ def write_generator(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a generator with everything a `Checkpoint` knows except its notes."""
     config = {key: list(value) if isinstance(value, tuple) else value for key, value in checkpoint.config.items()}
     meta = {"arch": checkpoint.arch, "config": config, "provenance": checkpoint.provenance}
-    save_tensors(path, checkpoint.tensors, "generator", meta)
+    tensors = dict(checkpoint.tensors)
+    if checkpoint.mapper is not None:
+        meta["mapper"] = dict(checkpoint.mapper[0])
+        tensors |= {f"{MAPPER}{name}": tensor for name, tensor in checkpoint.mapper[1].items()}
+    save_tensors(path, tensors, "generator", meta)
 
 
 @contextlib.contextmanager

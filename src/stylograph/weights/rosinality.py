@@ -96,6 +96,8 @@ def write(checkpoint: Checkpoint, stream: BinaryIO) -> list[str]:
         remarks.append(
             "the mapping network's widths are not all equal: the official code will not load this file unchanged"
         )
+    if checkpoint.mapper is not None:
+        remarks.append("the rosinality format has no room for the latent mapper: samples will be without its mining")
     if checkpoint.provenance:
         remarks.append("the rosinality format has no room for provenance; it is dropped")
     tensors = dict(checkpoint.tensors)

@@ -1,0 +1,1 @@
+"""StyleGAN-NADA: a generator moved to another domain by a sentence or a few pictures."""

@@ -1,0 +1,263 @@
+"""The training of a child: adaptive choice of layers, steps, looks at held-out latents, and the checkpoint to go on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stylograph.errors import AdaptError
+from stylograph.files import load_tensors, save_tensors
+from stylograph.nada.config import AdaptConfig
+from stylograph.nada.target import Target, relative_spread
+from stylograph.nada.twins import Twins
+from stylograph.types import OnStep, Step
+
+BETAS = (0.0, 0.99**0.8)
+"""Of Adam, as in the reference code: StyleGAN2's, for a generator that is regularised every fourth step."""
+SELECTION_LR = 0.01
+SAVE_SECONDS = 60.0
+"""How old a checkpoint gets before a new one is written between two looks."""
+PREVIEWS = 8
+
+
+class Run:
+    """All that changes during a training, and its file."""
+
+    def __init__(self, twins: Twins, config: AdaptConfig) -> None:
+        self.twins, self.config = twins, config
+        assert config.lr is not None
+        self.optimizer = torch.optim.Adam(twins.parameters.values(), lr=config.lr, betas=BETAS, foreach=False)
+        self.step = 0
+        self.stale = 0
+        self.chosen: list[str] = [layer.name for layer in twins.layers]
+        self.average = self.weights()
+        self.best = self.weights()
+        self.looks: list[dict[str, float]] = []
+        """What every look at the held-out latents found; the first is the parent itself."""
+        self.ended = ""
+        """Why the training is over, or nothing."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all that may train."""
+        return {name: parameter.detach().clone() for name, parameter in self.twins.parameters.items()}
+
+    # ---------------------------------------------------------------- one step
+
+    def choose_layers(self) -> None:
+        """Lets those convolutions train whose latent codes move most (paper, section 4.2)."""
+        config, twins = self.config, self.twins
+        if config.top_k and self.step % config.select_every == 0:
+            found = movement(twins, seed=config.seed * 1_000_003 + self.step)
+            order = sorted(twins.layers, key=lambda layer: -float(found[layer.w_index]))
+            self.chosen = [layer.name for layer in order[: config.top_k]]
+        names = set(self.chosen)
+        twins.let_train([layer for layer in twins.layers if layer.name in names])
+
+    def descend(self) -> dict[str, float]:
+        """One step of the optimiser, picture by picture if memory is short; returns the losses."""
+        config, twins = self.config, self.twins
+        rows = batch_rows(config, self.step)
+        total: dict[str, float] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for i, part in enumerate(rows.split(twins.chunk)):
+            seed = (config.seed * 1_000_003 + self.step) * config.batch + i
+            terms = losses(twins, part, seed=seed)
+            share = len(part) / len(rows)
+            for name, value in terms.items():
+                total[name] = total.get(name, 0.0) + share * float(value.detach())
+            (share * terms["loss"]).backward()
+        slopes = [parameter.grad for parameter in twins.active.values() if parameter.grad is not None]
+        if not all(bool(torch.isfinite(t).all()) for t in slopes) or not abs(total["loss"]) < float("inf"):
+            raise Astray(f"the loss or its gradient is no longer a number at step {self.step}")
+        self.optimizer.step()
+        self.step += 1
+        for name, parameter in twins.parameters.items():
+            self.average[name].lerp_(parameter.detach(), 1 - config.ema)
+        return total
+
+    # ---------------------------------------------------------------- looks
+
+    @property
+    def best_look(self) -> dict[str, float]:
+        """What was found about the best child."""
+        return max(self.looks, key=lambda look: look["score"])
+
+    @torch.no_grad()
+    def look(self) -> tuple[dict[str, float], Tensor]:
+        """Judges the averaged child on the held-out latents, keeps it if it is the best; also returns a few pictures."""
+        config, twins = self.config, self.twins
+        current = self.weights()
+        self._put(self.average)
+        rows = torch.arange(config.pool, config.pool + config.held_out)
+        pictures, seen = [], []
+        for part in rows.split(twins.chunk):
+            images = twins.child_pictures(part, seed=int(part[0]))
+            seen.append(twins.target.clip.embed_images(images).to(images.device))
+            pictures.append(images[: max(0, PREVIEWS - int(part[0]) + config.pool)].cpu())
+        self._put(current)
+        new, old = torch.cat(seen), twins.old[rows]
+        spread = float(relative_spread(new) / relative_spread(old).clamp_min(1e-8))
+        found = {
+            "step": float(self.step),
+            "gain": float(twins.target.gain(new, old).mean()),
+            "similarity": float(1 - twins.target.distance(new).mean()),
+            "diversity": spread,
+        }
+        found["score"] = found["gain"] * min(1.0, spread) ** config.thrift
+        if not self.looks or found["score"] > max(look["score"] for look in self.looks):
+            self.best, self.stale = {name: t.clone() for name, t in self.average.items()}, 0
+        else:
+            self.stale += 1
+        self.looks.append(found)
+        return found, torch.cat(pictures)
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.twins.parameters.items():
+                parameter.copy_(weights[name])
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, path: Path, task: Mapping[str, Any]) -> None:
+        tensors = {f"child.{name}": t for name, t in self.weights().items()}
+        tensors |= {f"average.{name}": t for name, t in self.average.items()}
+        tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        record = {"task": task, "step": self.step, "stale": self.stale, "chosen": self.chosen, "looks": self.looks}
+        save_tensors(path, tensors, "adaptation", record)
+
+    def load(self, path: Path, task: Mapping[str, Any]) -> None:
+        """Goes on where a file of the same training stopped; `AdaptError` if it is of another one."""
+        tensors, record = load_tensors(path, "adaptation")
+        theirs = record.get("task")
+        if theirs != task:
+            theirs = theirs if isinstance(theirs, dict) else {}
+            other = sorted(key for key in task.keys() | theirs.keys() if theirs.get(key) != task.get(key))
+            raise AdaptError(
+                f"{path}: got the checkpoint of another adaptation, which differs in {', '.join(other)}; expected one of "
+                "the same: delete it, or write to another file"
+            )
+
+        def part(name: str) -> dict[str, Tensor]:
+            found = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
+            return {k: t.to(self.twins.parent.device) for k, t in found.items()}
+
+        try:
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+                raise ValueError("it has NaN or infinite values")
+            for name in ("child", "average", "best"):
+                shapes = {k: t.shape for k, t in part(name).items()}
+                if shapes != {k: p.shape for k, p in self.twins.parameters.items()}:
+                    raise ValueError(f"its tensors {name!r} do not fit")
+            self._put(part("child"))
+            self.average, self.best = part("average"), part("best")
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in part("optimizer").items():
+                i, _, name = key.partition(".")
+                state.setdefault(int(i), {})[name] = tensor.cpu() if name == "step" else tensor
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            self.step, self.stale = int(record["step"]), int(record["stale"])
+            self.chosen = [str(name) for name in record["chosen"]]
+            self.looks = [{str(k): float(v) for k, v in look.items()} for look in record["looks"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise AdaptError(f"{path}: got a damaged checkpoint ({error}); delete it and adapt again") from None
+
+
+class Astray(Exception):
+    """The training cannot go on: its numbers are no numbers any more."""
+
+
+@torch.enable_grad()
+def train(run: Run, on_step: OnStep | None, file: tuple[Path, Mapping[str, Any]] | None) -> None:
+    """Trains until the steps are used up or it no longer pays; `run.best` holds the result.
+
+    Raises `AdaptError` if it goes astray before anything better than the parent was found.
+    """
+    config = run.config
+    assert config.steps is not None
+    if not run.looks:
+        run.look()
+    if file:
+        run.save(*file)  # so that a path nothing can be written to is found out now
+    saved = time.monotonic()
+    while not (run.step >= config.steps or run.stale >= config.patience):
+        try:
+            run.choose_layers()
+            values = run.descend()
+        except Astray as error:
+            if run.best_look["step"] == 0:
+                raise AdaptError(
+                    f"got a training in which {error}; expected numbers; take a smaller lr than {config.lr}, or "
+                    "--precision fp32"
+                ) from None
+            run.ended = str(error)
+            return
+        images = None
+        if run.step % config.check_every == 0 or run.step == config.steps:
+            found, images = run.look()
+            values |= {name: value for name, value in found.items() if name != "step"}
+        if file and (images is not None or time.monotonic() - saved > SAVE_SECONDS):
+            run.save(*file)
+            saved = time.monotonic()
+        if on_step:
+            on_step(Step("adapting", run.step, config.steps, values, images))
+    run.ended = "all steps done" if run.step >= config.steps else "no better result for a while"
+
+
+def losses(twins: Twins, rows: Tensor, *, seed: int) -> dict[str, Tensor]:
+    """The "loss" and its unweighted parts, each a mean over rows of the pool."""
+    config, target = twins.config, twins.target
+    new = target.clip.embed_images(twins.child_pictures(rows, seed=seed)).to(twins.old.device)
+    assert config.lambda_global is not None
+    parts = {"direction": target.directional(new, twins.old[rows]).mean(), "global": target.distance(new).mean()}
+    loss = config.lambda_direction * parts["direction"] + config.lambda_global * parts["global"]
+    return {"loss": loss, **parts}
+
+
+def movement(twins: Twins, *, seed: int) -> Tensor:
+    """How far the codes of every W+ vector move when they descend the global CLIP loss of the child as it is, [num_ws].
+
+    Vector i drives the convolution with `w_index` i, and the ToRGB layer with the same index; the last one drives
+    ToRGB alone. (The reference code's table of layers is shifted by one against this.) With one step this is the mean
+    absolute gradient.
+    """
+    config, parent = twins.config, twins.parent
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn((config.select_batch, parent.z_dim), generator=rng)
+    twins.let_train([])
+    moved = torch.zeros(parent.num_ws, device=parent.device)
+    for part in z.split(twins.chunk):
+        label = None if not parent.config.c_dim else torch.randint(parent.config.c_dim, (len(part),), generator=rng)
+        with torch.no_grad():
+            start = parent.w_plus(parent.map(part, label=label)).tensor
+        codes = start.clone().requires_grad_()
+        for step in range(config.select_steps):
+            picture = twins.draw(codes, seed=seed + step)
+            loss = twins.target.distance(twins.target.clip.embed_images(picture)).sum() / config.select_batch
+            (slope,) = torch.autograd.grad(loss, codes)
+            codes = (codes.detach() - SELECTION_LR * slope).requires_grad_()
+        moved += (codes.detach() - start).abs().sum((0, 2))
+    return moved / (config.select_batch * parent.w_dim)
+
+
+def batch_rows(config: AdaptConfig, step: int) -> Tensor:
+    """Rows of one step: a function of seed and step alone, so that a resumed training sees the same ones."""
+    size = min(config.batch, config.pool)
+    per_epoch = config.pool // size
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(config.pool, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
+    return order[place * size : (place + 1) * size]
+
+
+def task_of(twins: Twins, target: Target) -> dict[str, Any]:
+    """What a checkpoint has to agree with."""
+    settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(twins.config).items()}
+    aimed = {"points": [round(float(v), 4) for v in (target.shares @ target.points)[:16]], **target.record}
+    return {"parent": twins.parent.digest, **aimed, **settings}

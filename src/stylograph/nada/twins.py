@@ -1,0 +1,180 @@
+"""Parent and child: two generators that share everything which does not train.
+
+The child's frozen tensors are the parent's own, layers before the first that trains run once for both, and the
+parent's embeddings of a pool of latents are computed once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stylograph.errors import AdaptError
+from stylograph.generator import Generator
+from stylograph.nada.config import AdaptConfig
+from stylograph.nada.target import Target
+from stylograph.nets.stylegan2 import Layer, State, StyleGAN2
+
+FIRST_SEED = 3_000_000_017
+"""Of the latents to train on; far from the small seeds people look at."""
+
+
+def convolutions(generator: Generator, patterns: Sequence[str] = ()) -> list[Layer]:
+    """The 3x3 layers that may train. Raises `AdaptError` for patterns that name none (`edit.masks` says what they are)."""
+    from stylograph.edit.masks import names_matching
+
+    names = [layer.name for layer in generator.layers]
+    chosen = set(names_matching(names, patterns)) if patterns else set(names)
+    found = [layer for layer in generator.layers if layer.name in chosen and not layer.to_rgb]
+    if not found:
+        raise AdaptError(
+            f"got layers {list(patterns)}, none of them a convolution; expected blocks or *.conv0, *.conv1"
+        )
+    return found
+
+
+def parameters_of(net: StyleGAN2, layers: Iterable[Layer], config: AdaptConfig) -> dict[str, nn.Parameter]:
+    """Name -> parameter of all that trains when these convolutions do.
+
+    As in the paper that is weights, biases and noise strengths of the convolutions; affine layers, ToRGB, constant
+    and mapping network stay frozen unless the settings say otherwise.
+    """
+    found: dict[str, nn.Parameter] = {}
+    for layer in layers:
+        for name, parameter in net.synthesis.get_submodule(layer.name).named_parameters():
+            if config.affine or not name.startswith("affine."):
+                found[f"synthesis.{layer.name}.{name}"] = parameter
+    for name, parameter in net.named_parameters():
+        is_rgb = ".torgb." in name and (config.affine or ".affine." not in name)
+        if (
+            (config.torgb and is_rgb)
+            or (config.const and name.endswith(".const"))
+            or (config.mapping and name.startswith("mapping."))
+        ):
+            found[name] = parameter
+    return found
+
+
+class Pool:
+    """The latents of a training: `config.pool` to train on, then `config.held_out` to look at."""
+
+    def __init__(self, generator: Generator, config: AdaptConfig) -> None:
+        rng = torch.Generator().manual_seed(FIRST_SEED + config.seed)
+        count, num_ws = config.pool + config.held_out, generator.num_ws
+        self.z = torch.randn((count, 2, generator.z_dim), generator=rng).to(generator.device)
+        cut = torch.randint(1, num_ws, (count,), generator=rng)
+        mixed = (torch.rand(count, generator=rng) < config.mixing) & (torch.arange(count) < config.pool)
+        self.cut = torch.where(mixed, cut, num_ws).to(generator.device)
+        """From this W+ vector on the second latent is used (style mixing)."""
+        classes = generator.config.c_dim
+        self.label = torch.randint(classes, (count,), generator=rng) if classes else None
+
+    def codes(self, net: StyleGAN2, rows: Tensor) -> Tensor:
+        """W+ codes [N, num_ws, w_dim] of rows of the pool, through a mapping network; not truncated."""
+        label = None
+        if self.label is not None:
+            label = F.one_hot(self.label[rows], net.config.c_dim).to(self.z).repeat_interleave(2, 0)
+        first, second = net.mapping(self.z[rows].flatten(0, 1), label).unflatten(0, (-1, 2)).unbind(1)
+        place = torch.arange(net.config.num_ws, device=self.z.device)
+        use_first = place[None, :] < self.cut[rows][:, None]
+        return torch.where(use_first[:, :, None], first[:, None], second[:, None])
+
+
+class Twins:
+    """A frozen parent, and a child that starts as its copy."""
+
+    def __init__(self, parent: Generator, target: Target, config: AdaptConfig) -> None:
+        self.parent, self.target, self.config = parent, target, config
+        self.layers = convolutions(parent, config.layers)
+        names = parameters_of(parent.net, self.layers, config)
+        shared = [t for n, t in (*parent.net.named_parameters(), *parent.net.named_buffers()) if n not in names]
+        self.net: StyleGAN2 = copy.deepcopy(parent.net, {id(tensor): tensor for tensor in shared})
+        self.parameters = parameters_of(self.net, self.layers, config)
+        """Everything that may ever train."""
+        self.active: dict[str, nn.Parameter] = {}
+        self.first = 0
+        """Index of the first layer that trains: those before it are the parent's."""
+        self.let_train(self.layers)
+        self.pool = Pool(parent, config)
+        count = config.pool + config.held_out
+        self.old = torch.cat([self.see_parent(rows) for rows in torch.arange(count).split(self.chunk)])
+        """[P, D] embeddings of the parent's pictures."""
+
+    @property
+    def chunk(self) -> int:
+        """Pictures computed at once."""
+        return 1 if self.config.memory != "normal" else self.config.batch
+
+    def let_train(self, layers: Sequence[Layer]) -> None:
+        """Of the parameters that may train, only those of these convolutions do from now on."""
+        self.active = parameters_of(self.net, layers, self.config)
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for parameter in self.active.values():
+            parameter.requires_grad_(True)
+        order = self.parent.layers
+        firsts = [order.index(layer) for layer in layers] or [len(order)]
+        if self.config.torgb:
+            firsts.append(1)  # the ToRGB of the first block
+        if self.config.const or self.config.mapping:
+            firsts.append(0)
+        self.first = min(firsts)
+
+    def release(self, weights: Mapping[str, Tensor]) -> StyleGAN2:
+        """A network of its own, with these weights for what may train and copies of the parent's for the rest."""
+        net = copy.deepcopy(self.parent.net)
+        net.load_state_dict({**net.state_dict(), **weights})
+        return net
+
+    # ---------------------------------------------------------------- pictures
+
+    def child_pictures(self, rows: Tensor, *, seed: int = 0) -> Tensor:
+        """The child's pictures of rows of the pool; differentiable with respect to what trains."""
+        start = None
+        if self.first:
+            with torch.no_grad():
+                start = self._run(self.parent.net, self.pool.codes(self.parent.net, rows), seed, stop=self.first)
+        return self._picture(self._run(self.net, self.pool.codes(self.net, rows), seed, start=start))
+
+    def draw(self, ws: Tensor, *, seed: int = 0) -> Tensor:
+        """The child's pictures of W+ codes."""
+        return self._picture(self._run(self.net, ws, seed))
+
+    @torch.no_grad()
+    def see_parent(self, rows: Tensor) -> Tensor:
+        """The parent's pictures of rows of the pool, embedded [N, D]."""
+        state = self._run(self.parent.net, self.pool.codes(self.parent.net, rows), int(rows[0]))
+        return self.target.clip.embed_images(self._picture(state)).to(self.parent.device)
+
+    def _run(
+        self, net: StyleGAN2, ws: Tensor, seed: int, *, start: State | None = None, stop: int | None = None
+    ) -> State:
+        """Synthesis block by block: each can be computed twice instead of kept, and has noise of its own seed."""
+        layers = net.synthesis.layers
+        stop = len(layers) if stop is None else stop
+        s = net.synthesis.styles(ws)
+
+        def block(state: State | None, end: int) -> State:
+            rng = torch.Generator().manual_seed(seed * len(layers) + end)
+            return net.synthesis.run(
+                s, noise=self.config.noise, rng=rng, dtype=self.parent.dtype, start=state, stop=end
+            )
+
+        state = start
+        for end in [i + 1 for i, la in enumerate(layers) if la.to_rgb and i < stop - 1] + [stop]:
+            if state is not None and end <= state.layer:
+                continue
+            twice = self.config.memory == "smallest" and torch.is_grad_enabled()
+            state = checkpoint(block, state, end, use_reentrant=False) if twice else block(state, end)
+        assert state is not None
+        return state
+
+    def _picture(self, state: State) -> Tensor:
+        assert state.image is not None
+        return state.image
