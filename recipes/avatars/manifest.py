@@ -22,6 +22,10 @@ MODELS = {
         "small dual encoder for avatars, loaded by transformers",
         "python -m recipes.avatars.render; python -m recipes.avatars.train_clip",
     ),
+    "clip-robust/": (
+        "the same dual encoder with an image tower that adversarial changes hardly move; guides domain adaptation",
+        "python -m recipes.avatars.train_robust",
+    ),
     "universal.safetensors": (
         "universal text map of this generator and CLIP",
         "python -m recipes.avatars.fit_universal",
