@@ -64,8 +64,9 @@ class AdaptConfig:
     """Steps between two looks at held-out latents, each a candidate for the result (and a checkpoint)."""
     held_out: int = 32
     """Latents for these looks; they are never trained on."""
-    thrift: float = 0.5
-    """What lost diversity costs: a candidate's score is its gain times diversity to this power. 0 ignores diversity."""
+    thrift: float = 0.3
+    """What lost diversity costs: a candidate's score is its gain times diversity to this power, diversity being how much
+    pictures differ in layout and colour, against the parent's. 0 ignores it."""
     patience: int = 4
     """Stop after so many looks without a better score."""
     memory: Annotated[Memory, arg(prefix_name=False)] = "normal"
@@ -110,9 +111,9 @@ class AdaptConfig:
 
 
 PRESETS: dict[str, dict[str, float]] = {
-    "style": {"steps": 300, "lr": 0.002, "lambda_global": 1.0, "share": 1.0},
-    "shape": {"steps": 600, "lr": 0.002, "lambda_global": 1.0, "share": 1.0},
-    "subtle": {"steps": 100, "lr": 0.001, "lambda_global": 0.0, "share": 0.5},
+    "style": {"steps": 200, "lr": 0.005, "lambda_global": 0.3, "share": 1.0},
+    "shape": {"steps": 400, "lr": 0.005, "lambda_global": 1.0, "share": 1.0},
+    "subtle": {"steps": 100, "lr": 0.002, "lambda_global": 0.0, "share": 0.5},
 }
 """What a preset sets; "share" is the part of the convolutions that trains (`top_k`)."""
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stylograph.embed import Clip
@@ -115,10 +114,3 @@ def _point(clip: Clip, rows: Tensor) -> Tensor:
     """The mean of pictures, with every model's part as long as a single embedding's."""
     parts = zip(clip.split(rows), clip.weights, strict=True)
     return torch.cat([unit_mean(part) * weight**0.5 for part, weight in parts])
-
-
-def relative_spread(rows: Tensor) -> Tensor:
-    """Mean of 1 - cos over all pairs of N unit vectors [N, D]: how much pictures differ, scalar."""
-    n = len(rows)
-    rows = F.normalize(rows, dim=-1)
-    return (1 - (rows.sum(0).square().sum() - n) / (n * (n - 1))).clamp_min(0)

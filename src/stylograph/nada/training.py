@@ -13,8 +13,9 @@ from torch import Tensor
 
 from stylograph.errors import AdaptError
 from stylograph.files import load_tensors, save_tensors
+from stylograph.images import resize
 from stylograph.nada.config import AdaptConfig
-from stylograph.nada.target import Target, relative_spread
+from stylograph.nada.target import Target
 from stylograph.nada.twins import Twins
 from stylograph.types import OnStep, Step
 
@@ -24,6 +25,9 @@ SELECTION_LR = 0.01
 SAVE_SECONDS = 60.0
 """How old a checkpoint gets before a new one is written between two looks."""
 PREVIEWS = 8
+THUMBNAIL = 8
+"""Side to which pictures are reduced to see how much they differ. CLIP would not do: the pictures of another domain are
+one crowd to it, however they differ."""
 
 
 class Run:
@@ -40,6 +44,8 @@ class Run:
         self.best = self.weights()
         self.looks: list[dict[str, float]] = []
         """What every look at the held-out latents found; the first is the parent itself."""
+        self.spread = 0.0
+        """Mean distance between the parent's pictures of the held-out latents, reduced to a few pixels."""
         self.ended = ""
         """Why the training is over, or nothing."""
 
@@ -95,21 +101,23 @@ class Run:
         current = self.weights()
         self._put(self.average)
         rows = torch.arange(config.pool, config.pool + config.held_out)
-        pictures, seen = [], []
+        pictures, seen, small = [], [], []
         for part in rows.split(twins.chunk):
             images = twins.child_pictures(part, seed=int(part[0]))
             seen.append(twins.target.clip.embed_images(images).to(images.device))
+            small.append(resize(images, THUMBNAIL).flatten(1))
             pictures.append(images[: max(0, PREVIEWS - int(part[0]) + config.pool)].cpu())
         self._put(current)
         new, old = torch.cat(seen), twins.old[rows]
-        spread = float(relative_spread(new) / relative_spread(old).clamp_min(1e-8))
+        spread = float(torch.pdist(torch.cat(small)).mean())
+        self.spread = self.spread or spread
         found = {
             "step": float(self.step),
             "gain": float(twins.target.gain(new, old).mean()),
             "similarity": float(1 - twins.target.distance(new).mean()),
-            "diversity": spread,
+            "diversity": spread / max(self.spread, 1e-8),
         }
-        found["score"] = found["gain"] * min(1.0, spread) ** config.thrift
+        found["score"] = found["gain"] * found["diversity"] ** config.thrift
         if not self.looks or found["score"] > max(look["score"] for look in self.looks):
             self.best, self.stale = {name: t.clone() for name, t in self.average.items()}, 0
         else:
@@ -130,7 +138,8 @@ class Run:
         tensors |= {f"best.{name}": t for name, t in self.best.items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        record = {"task": task, "step": self.step, "stale": self.stale, "chosen": self.chosen, "looks": self.looks}
+        record = {"task": task, "step": self.step, "stale": self.stale, "chosen": self.chosen}
+        record |= {"looks": self.looks, "spread": self.spread}
         save_tensors(path, tensors, "adaptation", record)
 
     def load(self, path: Path, task: Mapping[str, Any]) -> None:
@@ -164,6 +173,7 @@ class Run:
                 state.setdefault(int(i), {})[name] = tensor.cpu() if name == "step" else tensor
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             self.step, self.stale = int(record["step"]), int(record["stale"])
+            self.spread = float(record["spread"])
             self.chosen = [str(name) for name in record["chosen"]]
             self.looks = [{str(k): float(v) for k, v in look.items()} for look in record["looks"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -176,5 +176,6 @@ class Twins:
         return state
 
     def _picture(self, state: State) -> Tensor:
+        """What a file of the picture would hold: a loss that sees colours beyond white and black asks for more of them."""
         assert state.image is not None
-        return state.image
+        return state.image.clamp(-1, 1)
