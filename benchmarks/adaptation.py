@@ -75,7 +75,7 @@ class Options:
     pictures: Path | None = None
     """Folder for a sheet of every way and domain."""
     save: Path | None = None
-    """Folder that receives the children, to look at and to go on with; what is there already is not trained again."""
+    """Folder that receives the children; what is there already is not trained again."""
 
 
 class Scores:
@@ -117,10 +117,10 @@ class Scores:
 
 
 def child(parent: Generator, clip: Clip, domain: Domain, way: str, folder: Path | None) -> tuple[Generator, float]:
-    """The child, and the seconds its training took (0 if it was there already)."""
+    """The child, and the seconds its training took."""
     place = None if folder is None else folder / f"{domain.style} {way}.safetensors".replace(" ", "-")
     if place is not None and place.exists():
-        return Generator.from_pretrained(place), 0.0
+        return Generator.from_pretrained(place), float(place.with_suffix(".seconds").read_text())
     config = replace(AdaptConfig(preset=domain.preset), **WAYS[way])  # type: ignore[arg-type]
     start = time.perf_counter()
     plain = way.removesuffix(" + mining")
@@ -133,6 +133,7 @@ def child(parent: Generator, clip: Clip, domain: Domain, way: str, folder: Path 
     seconds = time.perf_counter() - start
     if place is not None:
         made.save(place)
+        place.with_suffix(".seconds").write_text(f"{seconds:.1f}")
     return made, seconds
 
 

@@ -22,13 +22,13 @@ from stylograph.render import save_picture, sheet
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
 CHILDREN: dict[str, tuple[str, Preset]] = {
-    "robot": ("a robot", "style"),
+    "robot": ("a robot", "shape"),
     "pixel": ("pixel art", "style"),
     "line": ("a black and white line drawing", "style"),
     "doodle": ("a doodle", "style"),
     "voxel": ("a voxel person", "style"),
-    "clay": ("a clay monster", "style"),
-    "plant": ("a potted plant", "style"),
+    "clay": ("a clay monster", "shape"),
+    "plant": ("a potted plant", "shape"),
     "silhouette": ("a silhouette", "style"),
 }
 GUIDES = "thumbs"

@@ -114,9 +114,12 @@ def adapt(
 
     check_output(output, GENERATORS)
     picture = check_output(preview or output.with_suffix(".png"))
+    _spare(picture, preview is None)
     _announce(job.model, job.offline)
     if dry_run:
         _say(estimated(World(job, None)).describe())
+        if job.mine:
+            _say(f"mining      adds a latent mapper, at most {job.mapper.steps} steps of {job.mapper.batch} pictures")
         return
     half_done = output.with_suffix(".training.safetensors")
     with _progress() as on_step:
@@ -143,7 +146,7 @@ def blend(job: Annotated[BlendJob, arg(name="")], output: Output = Path("blend.p
     from stylograph.render import FORMATS, check_output
 
     check_output(output, (*FORMATS, *GENERATORS))
-    if output.suffix not in GENERATORS:
+    if output.suffix.lower() not in GENERATORS:
         _draw(job, output)
         return
     if len(job.amounts) != 1:
@@ -267,6 +270,21 @@ def _finish(result: Result, output: Path, save_edit: Path | None = None) -> None
     _say(f"wrote {output}")
 
 
+def _spare(picture: Path, unasked: bool) -> None:
+    """Complains if a picture nobody named would take the place of one that stylograph did not write."""
+    from stylograph.errors import ImageError, OutputError
+    from stylograph.render import read_metadata
+
+    if unasked and picture.exists():
+        try:
+            read_metadata(picture)
+        except ImageError:
+            raise OutputError(
+                f"{picture}: got a picture there that stylograph did not write; the preview would replace it: name "
+                "another output, or the preview itself with --preview"
+            ) from None
+
+
 def _previewing(on_step: OnStep | None, picture: Path, target: str) -> OnStep:
     """Passes steps on, and draws what they show: a row per look, the newest ones."""
     rows: list[Any] = []
@@ -282,7 +300,8 @@ def _previewing(on_step: OnStep | None, picture: Path, target: str) -> OnStep:
         rows.append(step.images)
         told = ", ".join(f"{name} {step.values[name]:.2f}" for name in ("gain", "diversity") if name in step.values)
         captions.append(f"{target or 'pictures'}, step {step.done}: {told}")
-        save_picture(sheet(rows[-PREVIEW_ROWS:], captions=captions[-PREVIEW_ROWS:]), picture)
+        strip = sheet(rows[-PREVIEW_ROWS:], captions=captions[-PREVIEW_ROWS:])
+        save_picture(strip, picture, metadata={"preview": target})
         if on_step is None:
             _say(captions[-1])
 
@@ -374,7 +393,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         _say(
-            "stylograph: interrupted; no output was written. Given the same command again, a measurement for a generator or "
-            "a mapper's training goes on from its last checkpoint"
+            "stylograph: interrupted; no output was written. Given the same command again, a measurement for a generator, a "
+            "mapper's training or an adaptation goes on from its last checkpoint"
         )
         raise SystemExit(130) from None

@@ -70,14 +70,22 @@ def read_image(path: str | Path, size: int) -> Tensor:
                     f"{path}: got {width} x {height} pixels; expected at most {MAX_PIXELS}; reduce it first"
                 )
             picture = ImageOps.exif_transpose(opened)
-            if picture.mode.startswith("I"):  # 16 bit: Pillow's own conversion would cut, not scale
+            if picture.mode[0] in "IF":  # more than 8 bit: Pillow's own conversion would cut, not scale
                 values = np.asarray(picture, np.float64)
-                values /= 65535 if values.max() > 255 else 255
+                deep = picture.mode.startswith("I;16") or values.max() > 255
+                values /= 65535 if deep else 1 if picture.mode == "F" and values.max() <= 1 else 255
                 picture = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
             picture = picture.convert("RGBA")
             ground = Image.new("RGBA", picture.size, "white")
             pixels = np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError, OSError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        SyntaxError,
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{path}: got no readable picture ({first}); {wanted}") from None
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -93,7 +101,9 @@ def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file())
+            inside = sorted(
+                p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file() and p.name[0] != "."
+            )
             if not inside:
                 raise ImageError(
                     f"{path}: got a folder without pictures; expected files ending in {', '.join(ENDINGS)}"

@@ -61,8 +61,8 @@ class Result:
 def run(job: PictureJob, *, on_step: OnStep | None = None, checkpoint: str | Path | None = None) -> Result:
     """Does a job. Raises `StylographError` subclasses for anything the user can mend.
 
-    checkpoint: where an adaptation keeps its state, to go on from if it is there, and
-        deletes it when it is done only if asked to (`discard`).
+    checkpoint: where an adaptation keeps its state, to go on from if it is there. It is
+        not deleted: wait until the result is safe.
     """
     for kind, work in WORK.items():
         if isinstance(job, kind):

@@ -334,10 +334,12 @@ def estimated(world: World) -> Estimate:
 def adapted(world: World) -> Generator:
     """The child an adaptation asks for, with its latent mapper if it shall have one."""
     from stylograph.nada.adapt import adapt_to
-    from stylograph.nada.mining import mine
+    from stylograph.nada.mining import check_mining, mine
 
     job, path = world.job, world.checkpoint
     _ = world.latents  # a mistake in the seeds is told before the work, not after it
+    if job.mine:
+        check_mining(job.mapper)
     target = target_of(world)
     child = adapt_to(world.generator, target, config=job.adapt, path=path, on_step=world.on_step)
     if not job.mine:

@@ -307,6 +307,11 @@ class Sum(Edit):
     def describe(self) -> str:
         return "; ".join(f"{part.strength:+.3g} · {part.provenance.get('target', part.kind)}" for part in self.parts)
 
+    def on(self, generator: Generator) -> Edit:
+        self.check(generator)
+        parts = tuple(part.on(generator) for part in self.parts)
+        return replace(self, parts=parts, generator=generator, generator_digest=generator.digest)
+
     def _terms(self) -> tuple[Edit, ...]:
         return (self,) if self.locked else tuple(self.strength * part for part in self.parts)
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from stylograph.embed import Clip
+from stylograph.errors import AdaptError
 from stylograph.generator import Generator
 from stylograph.nada.config import AdaptConfig
 from stylograph.nada.target import Target, aim
@@ -68,6 +69,8 @@ def adapt_to(
     on_step: OnStep | None = None,
 ) -> Generator:
     """`adapt` for a target that is made already."""
+    if generator.mapper is not None:
+        raise AdaptError("got a generator with a latent mapper; adapt the one it was made from, and mine the child")
     run = prepare(generator, target, config or AdaptConfig())
     task = task_of(run.twins, target)
     if path is not None and Path(path).exists():
@@ -85,15 +88,20 @@ def prepare(generator: Generator, target: Target, config: AdaptConfig) -> Run:
 def child_of(parent: Generator, run: Run, task: dict[str, Any]) -> Generator:
     """The best child of a training as a generator of its own."""
     net = run.twins.release(run.best)
-    method = {key: value for key, value in task.items() if key not in ("parent", "points") and value is not None}
+    method = {key: value for key, value in task.items() if key != "parent" and value is not None}
+    looks = [rounded(look) for look in run.looks]
     provenance = {
         **{key: value for key, value in parent.provenance.items() if key not in OWN},
         "method": "StyleGAN-NADA",
-        "adaptation": {**method, "ended": run.ended, "best": run.best_look, "looks": run.looks},
+        "adaptation": {**method, "ended": run.ended, "best": rounded(run.best_look), "looks": looks},
         "parent": {key: value for key, value in parent.provenance.items() if key in OWN} or None,
         "ancestors": [parent.digest, *parent.ancestors],
     }
     return Generator(net, provenance=provenance).to(dtype=parent.dtype)
+
+
+def rounded(look: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in look.items()}
 
 
 OWN = ("method", "adaptation", "parent")

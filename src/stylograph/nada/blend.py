@@ -17,6 +17,7 @@ def blend(first: Generator, second: Generator, amount: float | Mapping[int, floa
     amount: one number for all layers, 0 gives the first and 1 the second generator, beyond extrapolates; or one per
         resolution, e.g. {4: 0, 8: 0, 16: 1, 32: 1, 64: 1}: layer swapping, coarse shape of the first, texture of the second. A
         resolution left out keeps the first's layers.
+    Latent mappers are left behind.
     Raises `AdaptError` for generators of two families, and for resolutions they do not have.
     """
     if first.config != second.config:

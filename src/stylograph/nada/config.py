@@ -24,7 +24,8 @@ class AdaptConfig:
     steps: Annotated[int | None, arg(prefix_name=False)] = None
     """At most so many steps; training stops earlier when it no longer pays (`patience`)."""
     lr: float | None = None
-    """Learning rate of Adam (the paper's is 0.002)."""
+    """Learning rate of Adam for a convolution with 512 inputs, and for biases; another width has lr·√(512/width), so that a
+    step changes what it computes about as much. The paper's is 0.002."""
     top_k: int | None = None
     """So many convolutions train, chosen adaptively: those whose latent codes move most towards the target (paper,
     section 4.2). 0 trains all."""
@@ -60,7 +61,7 @@ class AdaptConfig:
     """Noise inputs while training: "random" as in the reference code, or "const"."""
     ema: float = 0.9
     """The child is a moving average of the trained weights with this decay per step."""
-    check_every: int = 20
+    check_every: int = 10
     """Steps between two looks at held-out latents, each a candidate for the result (and a checkpoint)."""
     held_out: int = 32
     """Latents for these looks; they are never trained on."""
@@ -103,6 +104,8 @@ class AdaptConfig:
         for name in ("image_share", "mixing", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AdaptError(f"got {name}={getattr(self, name)}; expected a number from 0 to 1")
+        if self.seed >= 2**31:
+            raise AdaptError(f"got seed={self.seed}; expected less than 2^31")
         if not self.lr or (not self.lambda_global and not self.lambda_direction):
             raise AdaptError("got a learning rate or both CLIP losses of 0, so nothing could change; raise them")
         assert self.top_k is not None
@@ -111,9 +114,9 @@ class AdaptConfig:
 
 
 PRESETS: dict[str, dict[str, float]] = {
-    "style": {"steps": 200, "lr": 0.005, "lambda_global": 0.3, "share": 1.0},
-    "shape": {"steps": 400, "lr": 0.005, "lambda_global": 1.0, "share": 1.0},
-    "subtle": {"steps": 100, "lr": 0.002, "lambda_global": 0.0, "share": 0.5},
+    "style": {"steps": 200, "lr": 0.002, "lambda_global": 0.3, "share": 1.0},
+    "shape": {"steps": 200, "lr": 0.002, "lambda_global": 1.0, "share": 1.0},
+    "subtle": {"steps": 100, "lr": 0.001, "lambda_global": 0.0, "share": 0.5},
 }
 """What a preset sets; "share" is the part of the convolutions that trains (`top_k`)."""
 

@@ -33,8 +33,7 @@ def mine(
     """
     if generator.mapper is not None:
         raise AdaptError("got a generator that has a latent mapper already; mine the one it was made from")
-    if config.space != "w+":
-        raise AdaptError(f"got a mapper in {config.space!r}; mining needs one in 'w+'")
+    check_mining(config)
     rows = target.points if config.clip_loss == "similarity" else target.directions
     edit = train_mapper(generator, target.clip, target.shares @ rows, config=config, path=path, on_step=on_step)
     assert isinstance(edit, Mapped)
@@ -50,3 +49,9 @@ def mine(
         notes=generator.notes,
     )
     return mined.to(dtype=generator.dtype)
+
+
+def check_mining(config: MapperTraining) -> None:
+    """Raises `AdaptError` for settings of a mapper that cannot be mined with."""
+    if config.space != "w+":
+        raise AdaptError(f"got a mapper in {config.space!r}; mining needs one in 'w+'")

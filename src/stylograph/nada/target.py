@@ -34,6 +34,10 @@ class Target:
     record: dict[str, Any]
     """How it was made, JSON-ready."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a training depends on."""
+        return {"points": self.points, "directions": self.directions}
+
     def directional(self, new: Tensor, old: Tensor) -> Tensor:
         """Directional CLIP loss of every row, [N]: the weighted mean over models, text and pictures (eq. 3)."""
         total = new.new_zeros(len(new))
@@ -83,11 +87,13 @@ def aim(
         share = 1 - image_share if target_images is not None else 1.0
         rows.append((clip.embed_text(target)[0], _way(clip, new, old), new.mean(0) - old.mean(0), share))
     if target_images is not None:
-        new = _look(clip, target_images)
+        new = torch.cat([clip.embed_images(part) for part in target_images.split(8)])
         if source_images is None:
             latents = generator.sample(SOURCE_IMAGES, seed=FIRST_SOURCE_SEED, truncation=1.0)
-            source_images = torch.cat([generator.render(latents[i : i + 8]) for i in range(0, SOURCE_IMAGES, 8)])
-        old = _look(clip, source_images)
+            parts = (generator.render(latents[i : i + 8]).clamp(-1, 1) for i in range(0, SOURCE_IMAGES, 8))
+        else:
+            parts = iter(source_images.split(8))
+        old = torch.cat([clip.embed_images(part) for part in parts])
         share = image_share if rows else 1.0
         rows.append((_point(clip, new), _way(clip, new, old), new.mean(0) - old.mean(0), share))
     if not rows:
@@ -99,10 +105,6 @@ def aim(
     images = None if target_images is None else len(target_images)
     record = {"target": target, "source": source, "target_images": images, "shares": shares, "clip": clip.name}
     return Target(clip, points, directions, weights, length, record)
-
-
-def _look(clip: Clip, images: Tensor) -> Tensor:
-    return torch.cat([clip.embed_images(part) for part in images.split(16)])
 
 
 def _way(clip: Clip, new: Tensor, old: Tensor) -> Tensor:

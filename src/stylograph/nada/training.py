@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -36,7 +37,14 @@ class Run:
     def __init__(self, twins: Twins, config: AdaptConfig) -> None:
         self.twins, self.config = twins, config
         assert config.lr is not None
-        self.optimizer = torch.optim.Adam(twins.parameters.values(), lr=config.lr, betas=BETAS, foreach=False)
+        groups = [
+            {
+                "params": [parameter],
+                "lr": config.lr * (math.sqrt(512 / parameter.shape[1]) if parameter.ndim == 4 else 1.0),
+            }
+            for parameter in twins.parameters.values()
+        ]
+        self.optimizer = torch.optim.Adam(groups, betas=BETAS, foreach=False)
         self.step = 0
         self.stale = 0
         self.chosen: list[str] = [layer.name for layer in twins.layers]
@@ -118,6 +126,8 @@ class Run:
             "diversity": spread / max(self.spread, 1e-8),
         }
         found["score"] = found["gain"] * found["diversity"] ** config.thrift
+        if not all(abs(value) < float("inf") for value in found.values()):
+            raise Astray(f"the averaged child's pictures are no longer numbers at step {self.step}")
         if not self.looks or found["score"] > max(look["score"] for look in self.looks):
             self.best, self.stale = {name: t.clone() for name, t in self.average.items()}, 0
         else:
@@ -138,6 +148,7 @@ class Run:
         tensors |= {f"best.{name}": t for name, t in self.best.items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors |= {f"target.{name}": t for name, t in self.twins.target.tensors().items()}
         record = {"task": task, "step": self.step, "stale": self.stale, "chosen": self.chosen}
         record |= {"looks": self.looks, "spread": self.spread}
         save_tensors(path, tensors, "adaptation", record)
@@ -146,38 +157,60 @@ class Run:
         """Goes on where a file of the same training stopped; `AdaptError` if it is of another one."""
         tensors, record = load_tensors(path, "adaptation")
         theirs = record.get("task")
-        if theirs != task:
-            theirs = theirs if isinstance(theirs, dict) else {}
-            other = sorted(key for key in task.keys() | theirs.keys() if theirs.get(key) != task.get(key))
+        try:
+            if theirs != task:
+                theirs = theirs if isinstance(theirs, dict) else {}
+                other = sorted(key for key in task.keys() | theirs.keys() if theirs.get(key) != task.get(key))
+                raise _Another(", ".join(other))
+            self._restore(tensors, record)
+        except _Another as error:
             raise AdaptError(
-                f"{path}: got the checkpoint of another adaptation, which differs in {', '.join(other)}; expected one of "
-                "the same: delete it, or write to another file"
-            )
+                f"{path}: got the checkpoint of another adaptation, which differs in {error}; expected one of the same: "
+                "delete it, or write to another file"
+            ) from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise AdaptError(f"{path}: got a damaged checkpoint ({error}); delete it and adapt again") from None
+
+    def _restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
 
         def part(name: str) -> dict[str, Tensor]:
             found = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
             return {k: t.to(self.twins.parent.device) for k, t in found.items()}
 
-        try:
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-                raise ValueError("it has NaN or infinite values")
-            for name in ("child", "average", "best"):
-                shapes = {k: t.shape for k, t in part(name).items()}
-                if shapes != {k: p.shape for k, p in self.twins.parameters.items()}:
-                    raise ValueError(f"its tensors {name!r} do not fit")
-            self._put(part("child"))
-            self.average, self.best = part("average"), part("best")
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in part("optimizer").items():
-                i, _, name = key.partition(".")
-                state.setdefault(int(i), {})[name] = tensor.cpu() if name == "step" else tensor
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-            self.step, self.stale = int(record["step"]), int(record["stale"])
-            self.spread = float(record["spread"])
-            self.chosen = [str(name) for name in record["chosen"]]
-            self.looks = [{str(k): float(v) for k, v in look.items()} for look in record["looks"]]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise AdaptError(f"{path}: got a damaged checkpoint ({error}); delete it and adapt again") from None
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise ValueError("it has NaN or infinite values")
+        aimed = part("target")
+        for name, tensor in self.twins.target.tensors().items():
+            if aimed[name].shape != tensor.shape or not torch.allclose(aimed[name], tensor, atol=1e-3):
+                raise _Another(f"the {name} of its target")
+        for name in ("child", "average", "best"):
+            shapes = {k: t.shape for k, t in part(name).items()}
+            if shapes != {k: p.shape for k, p in self.twins.parameters.items()}:
+                raise ValueError(f"its tensors {name!r} do not fit")
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in part("optimizer").items():
+            i, _, name = key.partition(".")
+            state.setdefault(int(i), {})[name] = tensor.cpu() if name == "step" else tensor
+        parameters = list(self.twins.parameters.values())
+        for place, moments in state.items():
+            if moments["step"].ndim or any(
+                moments[n].shape != parameters[place].shape for n in ("exp_avg", "exp_avg_sq")
+            ):
+                raise ValueError("its optimiser does not fit")
+        chosen = [str(name) for name in record["chosen"]]
+        if not chosen or not set(chosen) <= {layer.name for layer in self.twins.layers}:
+            raise ValueError("it trains layers this generator does not have")
+        self.step, self.stale, self.spread = int(record["step"]), int(record["stale"]), float(record["spread"])
+        if self.step and not state:
+            raise ValueError("its optimiser is missing")
+        self.looks = [{str(k): float(v) for k, v in look.items()} for look in record["looks"]]
+        self._put(part("child"))
+        self.average, self.best, self.chosen = part("average"), part("best"), chosen
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+class _Another(Exception):
+    """A checkpoint belongs to another training; the message says what differs."""
 
 
 class Astray(Exception):
@@ -200,7 +233,10 @@ def train(run: Run, on_step: OnStep | None, file: tuple[Path, Mapping[str, Any]]
     while not (run.step >= config.steps or run.stale >= config.patience):
         try:
             run.choose_layers()
-            values = run.descend()
+            values, images = run.descend(), None
+            if run.step % config.check_every == 0 or run.step == config.steps:
+                found, images = run.look()
+                values |= {name: value for name, value in found.items() if name != "step"}
         except Astray as error:
             if run.best_look["step"] == 0:
                 raise AdaptError(
@@ -209,15 +245,14 @@ def train(run: Run, on_step: OnStep | None, file: tuple[Path, Mapping[str, Any]]
                 ) from None
             run.ended = str(error)
             return
-        images = None
-        if run.step % config.check_every == 0 or run.step == config.steps:
-            found, images = run.look()
-            values |= {name: value for name, value in found.items() if name != "step"}
         if file and (images is not None or time.monotonic() - saved > SAVE_SECONDS):
             run.save(*file)
             saved = time.monotonic()
         if on_step:
             on_step(Step("adapting", run.step, config.steps, values, images))
+    if run.best_look["step"] == 0:
+        run.ended = "nothing better than the parent was found"
+        return
     run.ended = "all steps done" if run.step >= config.steps else "no better result for a while"
 
 
@@ -236,7 +271,7 @@ def movement(twins: Twins, *, seed: int) -> Tensor:
 
     Vector i drives the convolution with `w_index` i, and the ToRGB layer with the same index; the last one drives
     ToRGB alone. (The reference code's table of layers is shifted by one against this.) With one step this is the mean
-    absolute gradient.
+    absolute gradient times the rate of 0.01.
     """
     config, parent = twins.config, twins.parent
     rng = torch.Generator().manual_seed(seed)
@@ -249,7 +284,7 @@ def movement(twins: Twins, *, seed: int) -> Tensor:
             start = parent.w_plus(parent.map(part, label=label)).tensor
         codes = start.clone().requires_grad_()
         for step in range(config.select_steps):
-            picture = twins.draw(codes, seed=seed + step)
+            picture = twins.draw(twins.net, codes, seed + step)
             loss = twins.target.distance(twins.target.clip.embed_images(picture)).sum() / config.select_batch
             (slope,) = torch.autograd.grad(loss, codes)
             codes = (codes.detach() - SELECTION_LR * slope).requires_grad_()
@@ -269,5 +304,9 @@ def batch_rows(config: AdaptConfig, step: int) -> Tensor:
 def task_of(twins: Twins, target: Target) -> dict[str, Any]:
     """What a checkpoint has to agree with."""
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(twins.config).items()}
-    aimed = {"points": [round(float(v), 4) for v in (target.shares @ target.points)[:16]], **target.record}
-    return {"parent": twins.parent.digest, **aimed, **settings}
+    return {
+        "parent": twins.parent.digest,
+        "precision": str(twins.parent.dtype).removeprefix("torch."),
+        **target.record,
+        **settings,
+    }

@@ -1,7 +1,6 @@
 """Parent and child: two generators that share everything which does not train.
 
-The child's frozen tensors are the parent's own, layers before the first that trains run once for both, and the
-parent's embeddings of a pool of latents are computed once.
+The child's frozen tensors are the parent's own, and the parent's pictures of a pool of latents are drawn and embedded once.
 """
 
 from __future__ import annotations
@@ -97,12 +96,11 @@ class Twins:
         self.parameters = parameters_of(self.net, self.layers, config)
         """Everything that may ever train."""
         self.active: dict[str, nn.Parameter] = {}
-        self.first = 0
-        """Index of the first layer that trains: those before it are the parent's."""
         self.let_train(self.layers)
         self.pool = Pool(parent, config)
-        count = config.pool + config.held_out
-        self.old = torch.cat([self.see_parent(rows) for rows in torch.arange(count).split(self.chunk)])
+        rows = torch.arange(config.pool + config.held_out)
+        parts = [*rows[: config.pool].split(self.chunk), *rows[config.pool :].split(self.chunk)]
+        self.old = torch.cat([self.see_parent(part) for part in parts])
         """[P, D] embeddings of the parent's pictures."""
 
     @property
@@ -118,13 +116,6 @@ class Twins:
             parameter.grad = None
         for parameter in self.active.values():
             parameter.requires_grad_(True)
-        order = self.parent.layers
-        firsts = [order.index(layer) for layer in layers] or [len(order)]
-        if self.config.torgb:
-            firsts.append(1)  # the ToRGB of the first block
-        if self.config.const or self.config.mapping:
-            firsts.append(0)
-        self.first = min(firsts)
 
     def release(self, weights: Mapping[str, Tensor]) -> StyleGAN2:
         """A network of its own, with these weights for what may train and copies of the parent's for the rest."""
@@ -135,47 +126,35 @@ class Twins:
     # ---------------------------------------------------------------- pictures
 
     def child_pictures(self, rows: Tensor, *, seed: int = 0) -> Tensor:
-        """The child's pictures of rows of the pool; differentiable with respect to what trains."""
-        start = None
-        if self.first:
-            with torch.no_grad():
-                start = self._run(self.parent.net, self.pool.codes(self.parent.net, rows), seed, stop=self.first)
-        return self._picture(self._run(self.net, self.pool.codes(self.net, rows), seed, start=start))
+        """The child's pictures of rows of the pool; differentiable with respect to what trains.
 
-    def draw(self, ws: Tensor, *, seed: int = 0) -> Tensor:
-        """The child's pictures of W+ codes."""
-        return self._picture(self._run(self.net, ws, seed))
+        Nothing is kept for a backward pass of the layers before the first that trains.
+        """
+        return self.draw(self.net, self.pool.codes(self.net, rows), seed)
 
     @torch.no_grad()
     def see_parent(self, rows: Tensor) -> Tensor:
         """The parent's pictures of rows of the pool, embedded [N, D]."""
-        state = self._run(self.parent.net, self.pool.codes(self.parent.net, rows), int(rows[0]))
-        return self.target.clip.embed_images(self._picture(state)).to(self.parent.device)
+        pictures = self.draw(self.parent.net, self.pool.codes(self.parent.net, rows), int(rows[0]))
+        return self.target.clip.embed_images(pictures).to(self.parent.device)
 
-    def _run(
-        self, net: StyleGAN2, ws: Tensor, seed: int, *, start: State | None = None, stop: int | None = None
-    ) -> State:
-        """Synthesis block by block: each can be computed twice instead of kept, and has noise of its own seed."""
-        layers = net.synthesis.layers
-        stop = len(layers) if stop is None else stop
+    def draw(self, net: StyleGAN2, ws: Tensor, seed: int) -> Tensor:
+        """A network's pictures of W+ codes, clamped: a loss that sees colours beyond black and white asks for more of them.
+
+        Block by block, so that each can be computed twice instead of kept; each has noise of its own seed.
+        """
         s = net.synthesis.styles(ws)
+        twice = self.config.memory == "smallest" and torch.is_grad_enabled()
+        state: State | None = None
 
         def block(state: State | None, end: int) -> State:
-            rng = torch.Generator().manual_seed(seed * len(layers) + end)
+            rng = torch.Generator().manual_seed(seed * net.config.num_ws + end)
             return net.synthesis.run(
                 s, noise=self.config.noise, rng=rng, dtype=self.parent.dtype, start=state, stop=end
             )
 
-        state = start
-        for end in [i + 1 for i, la in enumerate(layers) if la.to_rgb and i < stop - 1] + [stop]:
-            if state is not None and end <= state.layer:
-                continue
-            twice = self.config.memory == "smallest" and torch.is_grad_enabled()
+        for end in (i + 1 for i, layer in enumerate(net.synthesis.layers) if layer.to_rgb):
             state = checkpoint(block, state, end, use_reentrant=False) if twice else block(state, end)
         assert state is not None
-        return state
-
-    def _picture(self, state: State) -> Tensor:
-        """What a file of the picture would hold: a loss that sees colours beyond white and black asks for more of them."""
         assert state.image is not None
         return state.image.clamp(-1, 1)

@@ -99,7 +99,12 @@ def write(checkpoint: Checkpoint, stream: BinaryIO) -> list[str]:
     if checkpoint.mapper is not None:
         remarks.append("the rosinality format has no room for the latent mapper: samples will be without its mining")
     if checkpoint.provenance:
-        remarks.append("the rosinality format has no room for provenance; it is dropped")
+        lost = (
+            ": edits of the generators it was adapted from will be refused"
+            if "ancestors" in checkpoint.provenance
+            else ""
+        )
+        remarks.append(f"the rosinality format has no room for provenance; it is dropped{lost}")
     tensors = dict(checkpoint.tensors)
     if not config["noise"]:
         remarks.append("the generator has no noise inputs; noise maps and strengths are written as zeros")
