@@ -21,7 +21,7 @@ from stylograph.nada.training import batch_rows, losses, movement, train
 from stylograph.nada.twins import Twins, convolutions
 
 SOURCE, WANTED = "a person", "a robot"
-QUICK = AdaptConfig(
+QUICK = AdaptConfig(crops=0.0, 
     steps=6, lr=0.01, batch=2, pool=8, held_out=4, check_every=2, select_every=3, select_batch=2, patience=9, thrift=0.0
 )
 CONVOLUTIONS = ["b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1", "b32.conv0", "b32.conv1"]

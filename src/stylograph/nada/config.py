@@ -53,6 +53,9 @@ class AdaptConfig:
     """Latents a choice is made with."""
     select_steps: int = 1
     """Steps of latent optimization behind a choice."""
+    crops: float = 0.25
+    """CLIP sees parent and child through the same random crop, whose side is at most this part smaller: what looks right
+    through one window only (frames, halos) does not pay. 0 shows the whole picture, as in the paper."""
     pool: int = 256
     """Train on so many latents, whose parent pictures are embedded once."""
     mixing: float = 0.0
@@ -61,14 +64,14 @@ class AdaptConfig:
     """Noise inputs while training: "random" as in the reference code, or "const"."""
     ema: float = 0.9
     """The child is a moving average of the trained weights with this decay per step."""
-    check_every: int = 10
+    check_every: int = 20
     """Steps between two looks at held-out latents, each a candidate for the result (and a checkpoint)."""
-    held_out: int = 32
+    held_out: int = 24
     """Latents for these looks; they are never trained on."""
     thrift: float = 0.3
     """What lost diversity costs: a candidate's score is its gain times diversity to this power, diversity being how much
     pictures differ in layout and colour, against the parent's. 0 ignores it."""
-    patience: int = 4
+    patience: int = 3
     """Stop after so many looks without a better score."""
     memory: Annotated[Memory, arg(prefix_name=False)] = "normal"
     """"normal"; "small" computes the pictures of a batch one by one; "smallest" also computes activations twice
@@ -101,9 +104,11 @@ class AdaptConfig:
         for name in ("lr", "lambda_global", "lambda_direction", "thrift"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise AdaptError(f"got {name}={getattr(self, name)}; expected a number from 0 up")
-        for name in ("image_share", "mixing", "ema"):
+        for name in ("image_share", "mixing", "ema", "crops"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AdaptError(f"got {name}={getattr(self, name)}; expected a number from 0 to 1")
+        if self.crops > 0.9:
+            raise AdaptError(f"got crops={self.crops}; expected at most 0.9, so that something is left to see")
         if self.seed >= 2**31:
             raise AdaptError(f"got seed={self.seed}; expected less than 2^31")
         if not self.lr or (not self.lambda_global and not self.lambda_direction):
@@ -115,7 +120,7 @@ class AdaptConfig:
 
 PRESETS: dict[str, dict[str, float]] = {
     "style": {"steps": 200, "lr": 0.002, "lambda_global": 0.3, "share": 1.0},
-    "shape": {"steps": 200, "lr": 0.002, "lambda_global": 1.0, "share": 1.0},
+    "shape": {"steps": 300, "lr": 0.002, "lambda_global": 1.0, "share": 1.0},
     "subtle": {"steps": 100, "lr": 0.001, "lambda_global": 0.0, "share": 0.5},
 }
 """What a preset sets; "share" is the part of the convolutions that trains (`top_k`)."""

@@ -13,7 +13,7 @@ from stylograph.generator import Generator
 from stylograph.nada.adapt import prepare
 from stylograph.nada.config import AdaptConfig
 from stylograph.nada.target import Target
-from stylograph.nada.training import losses
+from stylograph.nada.training import Run, losses
 from stylograph.nada.twins import convolutions
 
 
@@ -73,7 +73,7 @@ def estimate(generator: Generator, target: Target, config: AdaptConfig) -> Estim
     total = look * (settings.pool + settings.held_out * (1 + looks)) + settings.steps * step
     total += choice * (settings.steps // settings.select_every + 1)
     trained = sum(parameter.numel() for parameter in run.twins.parameters.values())
-    weights = sum(t.numel() * t.element_size() for t in _tensors(generator, target))
+    weights = _pictures(run, settings) + sum(t.numel() * t.element_size() for t in _tensors(generator, target))
     # Child, average, best, Adam's second moment, gradient: five copies of what trains, in single precision.
     return Estimate(
         settings=settings,
@@ -99,6 +99,12 @@ def _kept(loss: Any) -> int:
         value = loss()
     del value
     return sum(found.values())
+
+
+def _pictures(run: Run, settings: AdaptConfig) -> int:
+    """Bytes of the parent's pictures that are kept for crops."""
+    kept = run.twins.pictures
+    return 0 if kept is None else kept[0].nbytes * settings.pool
 
 
 def _tensors(generator: Generator, target: Target) -> list[Tensor]:

@@ -112,7 +112,7 @@ class Run:
         pictures, seen, small = [], [], []
         for part in rows.split(twins.chunk):
             images = twins.child_pictures(part, seed=int(part[0]))
-            seen.append(twins.target.clip.embed_images(images).to(images.device))
+            seen.append(twins.embed(twins.shown(images)))
             small.append(resize(images, THUMBNAIL).flatten(1))
             pictures.append(images[: max(0, PREVIEWS - int(part[0]) + config.pool)].cpu())
         self._put(current)
@@ -259,9 +259,9 @@ def train(run: Run, on_step: OnStep | None, file: tuple[Path, Mapping[str, Any]]
 def losses(twins: Twins, rows: Tensor, *, seed: int) -> dict[str, Tensor]:
     """The "loss" and its unweighted parts, each a mean over rows of the pool."""
     config, target = twins.config, twins.target
-    new = target.clip.embed_images(twins.child_pictures(rows, seed=seed)).to(twins.old.device)
+    new, old = twins.see(rows, seed=seed)
     assert config.lambda_global is not None
-    parts = {"direction": target.directional(new, twins.old[rows]).mean(), "global": target.distance(new).mean()}
+    parts = {"direction": target.directional(new, old).mean(), "global": target.distance(new).mean()}
     loss = config.lambda_direction * parts["direction"] + config.lambda_global * parts["global"]
     return {"loss": loss, **parts}
 
@@ -285,7 +285,7 @@ def movement(twins: Twins, *, seed: int) -> Tensor:
         codes = start.clone().requires_grad_()
         for step in range(config.select_steps):
             picture = twins.draw(twins.net, codes, seed + step)
-            loss = twins.target.distance(twins.target.clip.embed_images(picture)).sum() / config.select_batch
+            loss = twins.target.distance(twins.embed(picture)).sum() / config.select_batch
             (slope,) = torch.autograd.grad(loss, codes)
             codes = (codes.detach() - SELECTION_LR * slope).requires_grad_()
         moved += (codes.detach() - start).abs().sum((0, 2))

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stylograph.errors import AdaptError
 from stylograph.generator import Generator
+from stylograph.images import resize
 from stylograph.nada.config import AdaptConfig
 from stylograph.nada.target import Target
 from stylograph.nets.stylegan2 import Layer, State, StyleGAN2
@@ -100,8 +101,12 @@ class Twins:
         self.pool = Pool(parent, config)
         rows = torch.arange(config.pool + config.held_out)
         parts = [*rows[: config.pool].split(self.chunk), *rows[config.pool :].split(self.chunk)]
-        self.old = torch.cat([self.see_parent(part) for part in parts])
-        """[P, D] embeddings of the parent's pictures."""
+        with torch.no_grad():
+            pictures = [self.shown(self.parents_pictures(part)) for part in parts]
+            self.old = torch.cat([self.embed(part) for part in pictures])
+            """[P, D] embeddings of the parent's pictures."""
+            self.pictures = torch.cat(pictures)[: config.pool] if config.crops else None
+            """Those to train on, as CLIP is shown them."""
 
     @property
     def chunk(self) -> int:
@@ -132,11 +137,9 @@ class Twins:
         """
         return self.draw(self.net, self.pool.codes(self.net, rows), seed)
 
-    @torch.no_grad()
-    def see_parent(self, rows: Tensor) -> Tensor:
-        """The parent's pictures of rows of the pool, embedded [N, D]."""
-        pictures = self.draw(self.parent.net, self.pool.codes(self.parent.net, rows), int(rows[0]))
-        return self.target.clip.embed_images(pictures).to(self.parent.device)
+    def parents_pictures(self, rows: Tensor) -> Tensor:
+        """The parent's pictures of rows of the pool."""
+        return self.draw(self.parent.net, self.pool.codes(self.parent.net, rows), int(rows[0]))
 
     def draw(self, net: StyleGAN2, ws: Tensor, seed: int) -> Tensor:
         """A network's pictures of W+ codes, clamped: a loss that sees colours beyond black and white asks for more of them.
@@ -158,3 +161,37 @@ class Twins:
         assert state is not None
         assert state.image is not None
         return state.image.clamp(-1, 1)
+
+    # ---------------------------------------------------------------- what CLIP sees
+
+    def see(self, rows: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+        """Embeddings [N, D] of child and parent for rows of the pool, both through the same random crops."""
+        child = self.child_pictures(rows, seed=seed)
+        if self.pictures is None:
+            return self.embed(child), self.old[rows]
+        window = crops(len(rows), self.config.crops, seed).to(child)
+        with torch.no_grad():
+            old = self.embed(cropped(self.pictures[rows], window))
+        return self.embed(cropped(self.shown(child), window)), old
+
+    def shown(self, pictures: Tensor) -> Tensor:
+        """Pictures no larger than CLIP's input."""
+        size = max(tower.size for tower in self.target.clip.towers)
+        return resize(pictures, min(size, pictures.shape[-1]))
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        return self.target.clip.embed_images(pictures).to(self.parent.device)
+
+
+def crops(n: int, most: float, seed: int) -> Tensor:
+    """Affine maps [n, 2, 3] of random squares within a picture, their sides at most the part `most` smaller than it."""
+    rng = torch.Generator().manual_seed(seed)
+    side = 1 - most * torch.rand(n, generator=rng)
+    place = (2 * torch.rand(n, 2, generator=rng) - 1) * (1 - side)[:, None]
+    return torch.cat([torch.eye(2) * side[:, None, None], place[:, :, None]], dim=2)
+
+
+def cropped(pictures: Tensor, window: Tensor) -> Tensor:
+    """Pictures [N, C, H, W] seen through windows, at the same size."""
+    grid = F.affine_grid(window, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_weight
 
 SQRT2 = math.sqrt(2.0)
 
@@ -55,13 +54,35 @@ def conv_adjoint(g: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
 
 
 def conv_weight_gradient(g: Tensor, x: Tensor, style: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
-    """The gradient of `conv(x·style, weight)` with respect to the weight, g being the one of its result."""
-    x = x * style.to(x.dtype)[:, :, None, None]
+    """The gradient of `conv(x·style, weight)` with respect to the weight [O, I, 3, 3], g being the one of its result.
+
+    One matrix product per tap: with the pictures of x and g padded to rows of one length and laid out flat, pixel after
+    pixel, a tap is a shift by so many rows. On a CPU that is three to seven times faster than the library's gradient.
+    """
+    x = (x * style.to(x.dtype)[:, :, None, None]).permute(0, 2, 3, 1)  # [N, H, W, I]
+    out = x.new_empty(3, 3, weight.shape[0], weight.shape[1])
     if up_kernel is None:
-        return conv2d_weight(x, weight.shape, g, padding=1)
-    # A transposed convolution's weight gradient is a convolution's, with input and output in each other's place.
-    g = _depthwise(g, up_kernel, padding=2)
-    return conv2d_weight(g, weight.transpose(0, 1).shape, x, stride=2).transpose(0, 1)
+        wide = x.shape[2] + 2
+        columns = F.pad(x, (0, 0, 1, 1, 1, 1)).flatten(0, 2)
+        rows = F.pad(g.permute(0, 2, 3, 1), (0, 0, 0, 2, 0, 2)).flatten(0, 2)
+        rows = rows[: len(rows) - 2 * wide - 2].t()
+        for ky, kx in TAPS:
+            shift = ky * wide + kx
+            torch.mm(rows, columns[shift : shift + rows.shape[1]], out=out[ky, kx])
+        return out.permute(2, 3, 0, 1)
+    g = _depthwise(g, up_kernel, padding=2).permute(0, 2, 3, 1)  # [N, 2H + 1, 2W + 1, O]
+    height, wide = x.shape[1] + 1, x.shape[2] + 1
+    columns = F.pad(x, (0, 0, 0, 1, 0, 1)).flatten(0, 2)
+    columns = columns[: len(columns) - wide - 1]
+    for ky, kx in TAPS:  # a tap reads every second pixel of g, from 0 or 1 on
+        phase = g[:, ky % 2 :: 2, kx % 2 :: 2]
+        rows = F.pad(phase, (0, 0, 0, wide - phase.shape[2], 0, height - phase.shape[1])).flatten(0, 2)
+        shift = (ky // 2) * wide + kx // 2
+        torch.mm(rows[shift : shift + len(columns)].t(), columns, out=out[ky, kx])
+    return out.permute(2, 3, 0, 1)
+
+
+TAPS = [(ky, kx) for ky in range(3) for kx in range(3)]
 
 
 class FusedStyleConv(torch.autograd.Function):
@@ -111,7 +132,8 @@ class FusedStyleConv(torch.autograd.Function):
         g_bias = (sums.sum(0) * SQRT2).to(bias.dtype) if wants_bias else None
         g_noise = None
         if noise is not None:
-            g_scale -= (g * (noise * SQRT2).to(g.dtype)).sum((2, 3)).to(scale.dtype)
+            flat = (noise * SQRT2).to(g.dtype).expand(len(g), 1, *g.shape[2:]).flatten(2)
+            g_scale -= torch.bmm(g.flatten(2), flat.transpose(1, 2))[:, :, 0].to(scale.dtype)
             if wants_noise:
                 g_noise = (g.sum(1, keepdim=True) * SQRT2).to(noise.dtype).sum_to_size(noise.shape)
         g.mul_((scale * SQRT2).to(g.dtype)[:, :, None, None])
