@@ -64,6 +64,8 @@ class Variant:
     """The row it is compared with; None for a baseline."""
     memory: Memory = "normal"
     bf16: bool = False
+    crops: bool = False
+    """Show CLIP parent and child through the same crops, as is the default: one more pass of CLIP."""
 
 
 VARIANTS = {
@@ -78,6 +80,7 @@ VARIANTS = {
     "256² stylograph, choice, bf16": Variant(256, True, "256² plain, choice", bf16=True),
     "256² plain, all": Variant(256, False),
     "256² stylograph, all": Variant(256, False, "256² plain, all"),
+    "256² stylograph, all, crops": Variant(256, False, "256² plain, all", crops=True),
     "1024² plain, all": Variant(1024, False),
     "1024² stylograph, all": Variant(1024, False, "1024² plain, all"),
     "1024² stylograph, choice": Variant(1024, True, "1024² plain, all"),
@@ -198,7 +201,15 @@ def measure(variant: Variant) -> dict[str, float]:
         generator.to(dtype=torch.bfloat16)
     usual = AdaptConfig()
     config = AdaptConfig(
-        batch=BATCH, steps=STEPS, lr=LR, lambda_global=0.0, top_k=top_k, memory=variant.memory, pool=4, held_out=2
+        batch=BATCH,
+        steps=STEPS,
+        lr=LR,
+        lambda_global=0.0,
+        top_k=top_k,
+        memory=variant.memory,
+        pool=4,
+        held_out=2,
+        crops=usual.crops if variant.crops else 0.0,
     ).filled(len(convolutions(generator)))
     run = Run(Twins(generator, target, config), config)
     repeats = 9 if small else 2

@@ -18,11 +18,21 @@ from stylograph.nada.config import PRESETS, AdaptConfig
 from stylograph.nada.estimate import estimate
 from stylograph.nada.target import FIRST_SOURCE_SEED, SOURCE_IMAGES, Target, aim
 from stylograph.nada.training import batch_rows, losses, movement, train
-from stylograph.nada.twins import Twins, convolutions
+from stylograph.nada.twins import Twins, convolutions, cropped, crops
 
 SOURCE, WANTED = "a person", "a robot"
-QUICK = AdaptConfig(crops=0.0, 
-    steps=6, lr=0.01, batch=2, pool=8, held_out=4, check_every=2, select_every=3, select_batch=2, patience=9, thrift=0.0
+QUICK = AdaptConfig(
+    crops=0.0,
+    steps=6,
+    lr=0.01,
+    batch=2,
+    pool=8,
+    held_out=4,
+    check_every=2,
+    select_every=3,
+    select_batch=2,
+    patience=9,
+    thrift=0.0,
 )
 CONVOLUTIONS = ["b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1", "b32.conv0", "b32.conv1"]
 
@@ -226,6 +236,37 @@ class TestTarget:
 
 def names_trained(twins):
     return {name.removeprefix("synthesis.") for name in twins.parameters}
+
+
+class TestCrops:
+    def test_are_squares_inside_the_picture_and_a_function_of_the_seed(self):
+        found = crops(500, 0.4, 7)
+        side, place = found[:, 0, 0], found[:, :, 2]
+        assert torch.equal(side, found[:, 1, 1])
+        assert not found[:, [0, 1], [1, 0]].any()
+        assert 0.6 <= float(side.min()) < 0.62
+        assert 0.98 < float(side.max()) <= 1
+        assert float((place.abs() + side[:, None]).max()) <= 1 + 1e-6
+        assert torch.equal(found, crops(500, 0.4, 7))
+        assert not torch.equal(found, crops(500, 0.4, 8))
+
+    def test_show_the_part_they_say(self):
+        ramp = torch.linspace(-1, 1, 9).expand(1, 1, 9, 9)
+        half = torch.tensor([[[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]])
+        edges = cropped(ramp, half)[0, 0, 4, [0, 6]]
+        # Column i of nine looks at 0.5 + 0.5·((2i + 1)/9 - 1); the ramp's own columns stand at 8/9 of their values.
+        assert torch.allclose(edges * 8 / 9, torch.tensor([0.5 - 4 / 9, 0.5 + 2 / 9]), atol=1e-6)
+        assert torch.allclose(cropped(ramp, torch.eye(2, 3)[None]), ramp, atol=1e-6)
+
+    def test_parent_and_child_are_seen_through_the_same_ones(self, tiny, target):
+        settings = replace(QUICK, crops=0.3, noise="const").filled(len(CONVOLUTIONS))
+        twins = Twins(tiny, target, settings)
+        new, old = twins.see(torch.tensor([5, 0]), seed=3)
+        assert torch.equal(new, old)
+        assert float((old - twins.old[[5, 0]]).abs().max()) > 1e-3
+        whole = Twins(tiny, target, replace(settings, crops=0.0))
+        assert whole.pictures is None
+        assert torch.equal(whole.see(torch.tensor([5, 0]), seed=3)[1], whole.old[[5, 0]])
 
 
 class TestTwins:
