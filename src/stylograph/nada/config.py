@@ -68,7 +68,7 @@ class AdaptConfig:
     """Steps between two looks at held-out latents, each a candidate for the result (and a checkpoint)."""
     held_out: int = 24
     """Latents for these looks; they are never trained on."""
-    thrift: float = 0.3
+    thrift: float = 0.2
     """What lost diversity costs: a candidate's score is its gain times diversity to this power, diversity being how much
     pictures differ in layout and colour, against the parent's. 0 ignores it."""
     patience: int = 3
@@ -119,7 +119,7 @@ class AdaptConfig:
 
 
 PRESETS: dict[str, dict[str, float]] = {
-    "style": {"steps": 200, "lr": 0.002, "lambda_global": 0.3, "share": 1.0},
+    "style": {"steps": 300, "lr": 0.002, "lambda_global": 0.3, "share": 1.0},
     "shape": {"steps": 300, "lr": 0.002, "lambda_global": 1.0, "share": 1.0},
     "subtle": {"steps": 100, "lr": 0.001, "lambda_global": 0.0, "share": 0.5},
 }

@@ -225,20 +225,20 @@ def train(run: Run, on_step: OnStep | None, file: tuple[Path, Mapping[str, Any]]
     """
     config = run.config
     assert config.steps is not None
-    if not run.looks:
-        run.look()
-    if file:
+    if file and not run.looks:
         run.save(*file)  # so that a path nothing can be written to is found out now
     saved = time.monotonic()
     while not (run.step >= config.steps or run.stale >= config.patience):
         try:
+            if not run.looks:
+                run.look()
             run.choose_layers()
             values, images = run.descend(), None
             if run.step % config.check_every == 0 or run.step == config.steps:
                 found, images = run.look()
                 values |= {name: value for name, value in found.items() if name != "step"}
         except Astray as error:
-            if run.best_look["step"] == 0:
+            if not run.looks or run.best_look["step"] == 0:
                 raise AdaptError(
                     f"got a training in which {error}; expected numbers; take a smaller lr than {config.lr}, or "
                     "--precision fp32"
