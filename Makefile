@@ -31,12 +31,15 @@ check: install
 bench: install
 	$(BIN)/python -m benchmarks.optimization_step
 	$(BIN)/python -m benchmarks.editing
+	$(BIN)/python -m benchmarks.adaptation_step
 
-# How good the edits are, an hour and a half in all; `python -m benchmarks.edits --help` takes parts of it.
+# How good edits and adapted generators are, two hours in all; `python -m benchmarks.edits --help` takes parts of it.
 scores: install
 	$(BIN)/python -m benchmarks.directions --images 8 --edits
 	$(BIN)/python -m benchmarks.mapper
 	$(BIN)/python -m benchmarks.edits
+	$(BIN)/python -m recipes.avatars.render --what styles
+	$(BIN)/python -m benchmarks.adaptation
 
 docs: install
 	$(BIN)/pdoc stylograph -o site

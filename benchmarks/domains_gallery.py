@@ -100,7 +100,7 @@ def main(options: Options) -> None:
     assert first.edit is not None
     first.edit.save(edit)
     rows, captions = [first.rows[0], first.rows[1]], ["the parent", "a person wearing sunglasses"]
-    for name in ("line", "plant"):
+    for name in ("doodle", "voxel"):
         result = run(EditJob("", model=str(folder / f"{name}.safetensors"), seed=SEEDS, edit=(edit,)))
         rows += result.rows
         captions += [CHILDREN[name][0], "the parent's edit on it"]
