@@ -180,6 +180,8 @@ def _adapt(world: World) -> Result:
         f"best of {len(told['looks']) - 1} looks: step {best['step']:.0f} ({told['ended']}); gain {best['gain']:.2f} "
         f"(1 is as far as the target), diversity {best['diversity']:.2f} of the parent's"
     ]
+    if child.mapper is not None:
+        remarks.append(f"samples go through a latent mapper, trained for {child.provenance['mining']['steps']} steps")
     asked = world.job.target or f"{told['target_images']} pictures"
     provenance = world.provenance(child=child.digest)
     return Result([before, after], [world.job.source, asked], [], remarks, generator=child, provenance=provenance)
