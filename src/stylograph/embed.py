@@ -154,7 +154,9 @@ class Clip:
 
     def _embed_sentence(self, sentence: str, templates: tuple[str, ...]) -> Tensor:
         parts = self.split(self.embed_templates(sentence, templates))
-        return torch.cat([unit_mean(part) * math.sqrt(w) for part, w in zip(parts, self.weights, strict=True)])
+        return torch.cat(
+            [F.normalize(part.mean(0), dim=-1) * math.sqrt(w) for part, w in zip(parts, self.weights, strict=True)]
+        )
 
     @torch.no_grad()
     def embed_templates(self, sentence: str, templates: Sequence[str] = IMAGENET_TEMPLATES) -> Tensor:
