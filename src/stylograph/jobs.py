@@ -114,7 +114,7 @@ class ImagineJob(EditJob):
 class AdaptJob(PictureJob):
     """Move a generator to another domain; the pictures show parent and child."""
 
-    target: Positional[str] = ""
+    target: Positional[str] = field(default="", kw_only=False)
     """What the child shall draw, e.g. "a robot"."""
     seed: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """One picture per seed."""
@@ -139,7 +139,7 @@ class AdaptJob(PictureJob):
 class BlendJob(PictureJob):
     """Mix two generators of one family."""
 
-    other: Positional[str] = ""
+    other: Positional[str] = field(default="", kw_only=False)
     """The other generator, e.g. what `stylograph adapt` wrote."""
     seed: tuple[int, ...] = (1, 2, 3, 4)
     """One picture per seed."""
