@@ -12,11 +12,12 @@ from test_embed import save_tiny_clip
 from stylograph import Clip, Generator, Latents, load_edit
 from stylograph.edit import mapper_training
 from stylograph.edit.mapper import load_mapper, mapper_shape, train_mapper
-from stylograph.edit.mapper_training import MapperTraining, Objective, Run, _batch
+from stylograph.edit.mapper_training import MapperTraining, Objective, Run
 from stylograph.errors import EditError, LatentsError, OutputError, PromptError, WeightsError
 from stylograph.files import load_tensors, save_tensors
 from stylograph.nets.mapper import Group, LatentMapper, MapperConfig
 from stylograph.nets.stylegan2 import StyleGAN2Config
+from stylograph.resuming import batch_rows
 from stylograph.weights.styleclip import read_mapper
 
 pytestmark = pytest.mark.filterwarnings("ignore::stylograph.errors.PromptWarning")
@@ -346,10 +347,10 @@ class TestTraining:
         assert found.provenance["neutral"] == [NEUTRAL, "a man"]
 
     def test_every_image_once_per_epoch(self):
-        rows = torch.cat([_batch(12, QUICK, step) for step in range(6)]).view(2, 12)
+        rows = torch.cat([batch_rows(12, QUICK.batch, seed=QUICK.seed, step=step) for step in range(6)]).view(2, 12)
         assert rows[0].sort().values.tolist() == rows[1].sort().values.tolist() == list(range(12))
         assert rows[0].tolist() != rows[1].tolist()
-        assert sorted(_batch(3, QUICK, 5).tolist()) == [0, 1, 2]
+        assert sorted(batch_rows(3, QUICK.batch, seed=QUICK.seed, step=5).tolist()) == [0, 1, 2]
 
     def test_stops_when_nothing_gets_better(self, tiny, clip):
         steps = []

@@ -17,8 +17,9 @@ from stylograph.nada.adapt import adapt, adapt_to, prepare
 from stylograph.nada.config import PRESETS, AdaptConfig
 from stylograph.nada.estimate import estimate
 from stylograph.nada.target import FIRST_SOURCE_SEED, SOURCE_IMAGES, Target, aim
-from stylograph.nada.training import batch_rows, losses, movement, train
+from stylograph.nada.training import losses, movement, train
 from stylograph.nada.twins import Twins, convolutions, cropped, crops
+from stylograph.resuming import batch_rows
 
 SOURCE, WANTED = "a person", "a robot"
 QUICK = AdaptConfig(
@@ -579,10 +580,10 @@ class TestTraining:
 
     def test_every_latent_once_per_epoch(self):
         config = replace(QUICK, pool=12, batch=4)
-        rows = torch.cat([batch_rows(config, step) for step in range(6)]).view(2, 12)
+        rows = torch.cat([batch_rows(12, config.batch, seed=config.seed, step=step) for step in range(6)]).view(2, 12)
         assert rows[0].sort().values.tolist() == rows[1].sort().values.tolist() == list(range(12))
         assert rows[0].tolist() != rows[1].tolist()
-        assert len(batch_rows(replace(config, pool=3), 5)) == 3
+        assert len(batch_rows(3, config.batch, seed=config.seed, step=5)) == 3
 
     def test_same_seed_same_bytes(self, tiny, target, tmp_path):
         config = replace(QUICK, steps=4, mixing=0.5, top_k=3)

@@ -12,7 +12,7 @@ import stylograph
 
 SOURCE = Path(stylograph.__file__).parent
 LAYERS = [
-    {"errors", "types", "files", "images", "losses", "templates"},
+    {"errors", "types", "files", "images", "losses", "templates", "resuming"},
     {"nets", "weights", "assets"},
     {"generator", "embed", "identity"},
     {"edit"},

@@ -19,7 +19,7 @@ from stylograph import __version__
 from stylograph.errors import StylographError, StylographWarning
 from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob
 from stylograph.pipeline import run
-from stylograph.world import World, estimated
+from stylograph.world import World, estimated, mapper_checkpoint
 
 if TYPE_CHECKING:
     from stylograph.pipeline import Result
@@ -125,11 +125,9 @@ def adapt(
     with _progress() as on_step:
         result = run(job, on_step=_previewing(on_step, picture, job.target), checkpoint=half_done)
     assert result.generator is not None
-    for remark in result.generator.save(output):
-        _say(f"note: {remark}")
+    _wrote(output, result.generator.save(output))
     _finish(result, picture)
-    _say(f"wrote {output}")
-    for file in (half_done, half_done.with_name(f"{half_done.stem}.mapper{half_done.suffix}")):
+    for file in (half_done, mapper_checkpoint(half_done)):
         file.unlink(missing_ok=True)
 
 
@@ -154,9 +152,7 @@ def blend(job: Annotated[BlendJob, arg(name="")], output: Output = Path("blend.p
     with _progress() as on_step:
         mixture = run(job, on_step=on_step).generator
     assert mixture is not None
-    for remark in mixture.save(output):
-        _say(f"note: {remark}")
-    _say(f"wrote {output}")
+    _wrote(output, mixture.save(output))
 
 
 @app.command
@@ -225,9 +221,7 @@ def convert(
 
     with _progress() as on_step:
         path = locate(source, offline=offline, on_step=_bytes(on_step))
-    for remark in write(read(path), target, format=format):
-        _say(f"note: {remark}")
-    _say(f"wrote {target}")
+    _wrote(target, write(read(path), target, format=format))
 
 
 @app.command
@@ -267,6 +261,13 @@ def _finish(result: Result, output: Path, save_edit: Path | None = None) -> None
     if save_edit is not None and result.edit is not None:
         result.edit.save(save_edit)
         _say(f"wrote the edit to {save_edit}")
+    _say(f"wrote {output}")
+
+
+def _wrote(output: Path, remarks: list[str]) -> None:
+    """Says that a generator was written, and what its format could not hold."""
+    for remark in remarks:
+        _say(f"note: {remark}")
     _say(f"wrote {output}")
 
 

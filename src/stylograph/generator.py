@@ -171,6 +171,11 @@ class Generator:
         """Digests of the generators it was adapted from, nearest first: their edits and latents work on it too."""
         return tuple(self.provenance.get("ancestors", ()))
 
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """Its own digest and its ancestors': an edit made for any of these works on it."""
+        return (self.digest, *self.ancestors)
+
     @cached_property
     def digest(self) -> str:
         """sha256 over the config and all tensors: the same network in another file format has the same digest."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from stylograph.assets import ASSETS
 from stylograph.errors import StylographError, WeightsError
-from stylograph.files import load_tensors
 from stylograph.nets.irse50 import ALIGNED, IRSE50, face_crop
-from stylograph.nets.recogniser import Recogniser, RecogniserConfig
+from stylograph.nets.recogniser import load_recogniser
 from stylograph.weights.download import locate
 from stylograph.weights.registry import plan
 from stylograph.weights.tensors import read_state_dict
@@ -77,18 +76,10 @@ class Identity:
 
 
 def _avatars(path: Path, device: str | torch.device) -> Identity:
-    tensors, record = load_tensors(path, "identity")
-    try:
-        config = RecogniserConfig.from_dict(record["config"])
-        network = Recogniser(config)
-        network.load_weights(tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise WeightsError(
-            f"{path}: got an identity net that contradicts itself ({' '.join(str(error).split())[:200]}); expected a file written by "
-            "recipes.avatars.train_identity; reinstall stylograph"
-        ) from error
+    recipe = "recipes.avatars.train_identity"
+    network, size = load_recogniser(path, "identity", recipe=recipe, read=lambda config, _: config.size)
     network = network.to(device)
-    return Identity(network, lambda images: network(images)[OUTPUT], name="avatars", size=config.size)
+    return Identity(network, lambda images: network(images)[OUTPUT], name="avatars", size=size)
 
 
 def _arcface(path: Path, device: str | torch.device) -> Identity:

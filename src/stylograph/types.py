@@ -37,7 +37,7 @@ class HasStyles(Protocol):
     def digest(self) -> str: ...
 
     @property
-    def ancestors(self) -> tuple[str, ...]: ...
+    def lineage(self) -> tuple[str, ...]: ...
 
     def styles(self, latents: Latents) -> Latents: ...
 
@@ -117,7 +117,7 @@ class Latents:
         if "latents" not in tensors or "space" not in meta:
             raise LatentsError(f"{path}: got a file without latents; expected one written by Latents.save")
         made_for = meta.get("generator")
-        if generator is not None and made_for not in (None, generator.digest, *generator.ancestors):
+        if generator is not None and made_for not in (None, *generator.lineage):
             raise LatentsError(
                 f"{path}: got latents of generator {str(made_for)[:12]}, expected {generator.digest[:12]}; "
                 "load them with the generator they were made with"

@@ -344,5 +344,10 @@ def adapted(world: World) -> Generator:
     child = adapt_to(world.generator, target, config=job.adapt, path=path, on_step=world.on_step)
     if not job.mine:
         return child
-    beside = None if path is None else path.with_name(f"{path.stem}.mapper{path.suffix}")
+    beside = None if path is None else mapper_checkpoint(path)
     return mine(child, target, config=job.mapper, path=beside, on_step=world.on_step)
+
+
+def mapper_checkpoint(checkpoint: Path) -> Path:
+    """Where the training of a latent mapper is kept, beside the checkpoint of the child it is for."""
+    return checkpoint.with_name(f"{checkpoint.stem}.mapper{checkpoint.suffix}")

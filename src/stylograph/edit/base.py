@@ -127,7 +127,7 @@ class Edit(ABC):
 
     def check(self, generator: Any) -> None:
         """Raises `EditError` unless the edit was made for this generator, or for one that it was adapted from."""
-        if self.generator_digest not in (generator.digest, *generator.ancestors):
+        if self.generator_digest not in generator.lineage:
             raise EditError(
                 f"got generator {generator.digest[:12]}; this edit was made for {self.generator_digest[:12]}. Channels "
                 "mean other things in another generator: find the edit again with this one"

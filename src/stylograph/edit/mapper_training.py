@@ -20,12 +20,11 @@ from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
 from stylograph.losses import direction
 from stylograph.nets.mapper import LatentMapper, MapperConfig
+from stylograph.resuming import SAVE_SECONDS, batch_rows, optimizer_state, pack, pack_optimizer, unpack
 from stylograph.types import Latents, OnStep, Step
 
 CLIP_LOSSES = ("directional", "similarity")
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
-SAVE_SECONDS = 60.0
-"""How old a checkpoint gets before a new one is written between two checks."""
 
 
 # ---------------------------------------------------------------- losses
@@ -132,10 +131,7 @@ class Run:
         return {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
 
     def save(self, path: Path, task: Mapping[str, Any], wanted: Tensor) -> None:
-        tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors = pack("net", self.net.state_dict()) | pack("best", self.best) | pack_optimizer(self.optimizer)
         record = {"task": task, "step": self.step, "stale": self.stale, "best_values": self.best_values}
         save_tensors(path, {**tensors, "wanted": wanted}, "mapper training", record)
 
@@ -155,21 +151,13 @@ class Run:
                 f"the same; {again}"
             )
 
-        def part(name: str) -> dict[str, Tensor]:
-            start = f"{name}."
-            return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
-
         try:
-            self.net.load_state_dict(part("best"))
+            self.net.load_state_dict(unpack(tensors, "best"))
             self.best = self._copy()
-            self.net.load_state_dict(part("net"))
+            self.net.load_state_dict(unpack(tensors, "net"))
             self.step, self.stale = int(record["step"]), int(record["stale"])
             self.best_values = {str(k): float(v) for k, v in record["best_values"].items()}
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in part("optimizer").items():
-                i, _, name = key.partition(".")
-                state.setdefault(int(i), {})[name] = tensor
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer_state(tensors)})
             if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
                 raise ValueError("it has NaN or infinite values")
             same_clip = torch.allclose(tensors["wanted"], wanted.cpu(), atol=1e-3)
@@ -193,7 +181,7 @@ def train(
     if file:
         run.save(*file)  # so that a path nothing can be written to is found out now
     while not run.finished(settings):
-        rows = _batch(train, settings, run.step)
+        rows = batch_rows(train, settings.batch, seed=settings.seed, step=run.step)
         terms = objective(run.net, rows)
         values = _numbers(terms, run.step, settings)
         run.descend(terms["loss"], settings)
@@ -207,14 +195,6 @@ def train(
             saved = time.monotonic()
         if on_step:
             on_step(Step("training the mapper", run.step, settings.steps, values))
-
-
-def _batch(train: int, settings: MapperTraining, step: int) -> Tensor:
-    """Rows of one step: a function of seed and step alone, so that a resumed training sees the same ones."""
-    per_epoch = max(1, train // settings.batch)
-    epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(train, generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch))
-    return order[place * settings.batch : (place + 1) * settings.batch]
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ def child_of(parent: Generator, run: Run, task: dict[str, Any]) -> Generator:
         "method": "StyleGAN-NADA",
         "adaptation": {**method, "ended": run.ended, "best": rounded(run.best_look), "looks": looks},
         "parent": {key: value for key, value in parent.provenance.items() if key in OWN} or None,
-        "ancestors": [parent.digest, *parent.ancestors],
+        "ancestors": list(parent.lineage),
     }
     return Generator(net, provenance=provenance).to(dtype=parent.dtype)
 

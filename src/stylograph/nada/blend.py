@@ -24,8 +24,7 @@ def blend(first: Generator, second: Generator, amount: float | Mapping[int, floa
         raise AdaptError(
             f"got {first} and {second}; expected two generators of one shape, such as a parent and its child"
         )
-    families = [{generator.digest, *generator.ancestors} for generator in (first, second)]
-    if not families[0] & families[1]:
+    if not set(first.lineage) & set(second.lineage):
         raise AdaptError(
             f"got generators {first.digest[:12]} and {second.digest[:12]} without a common ancestor; expected a parent and "
             "what was adapted from it, or two children of one parent: others mix to noise"

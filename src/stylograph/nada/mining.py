@@ -44,7 +44,7 @@ def mine(
         provenance={
             **generator.provenance,
             "mining": mining,
-            "ancestors": [generator.digest, *generator.ancestors],
+            "ancestors": list(generator.lineage),
         },
         notes=generator.notes,
     )

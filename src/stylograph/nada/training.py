@@ -18,13 +18,12 @@ from stylograph.images import resize
 from stylograph.nada.config import AdaptConfig
 from stylograph.nada.target import Target
 from stylograph.nada.twins import Twins
+from stylograph.resuming import SAVE_SECONDS, batch_rows, optimizer_state, pack, pack_optimizer, unpack
 from stylograph.types import OnStep, Step
 
 BETAS = (0.0, 0.99**0.8)
 """Of Adam, as in the reference code: StyleGAN2's, for a generator that is regularised every fourth step."""
 SELECTION_LR = 0.01
-SAVE_SECONDS = 60.0
-"""How old a checkpoint gets before a new one is written between two looks."""
 PREVIEWS = 8
 THUMBNAIL = 8
 """Side to which pictures are reduced to see how much they differ. CLIP would not do: the pictures of another domain are
@@ -76,7 +75,7 @@ class Run:
     def descend(self) -> dict[str, float]:
         """One step of the optimiser, picture by picture if memory is short; returns the losses."""
         config, twins = self.config, self.twins
-        rows = batch_rows(config, self.step)
+        rows = batch_rows(config.pool, config.batch, seed=config.seed, step=self.step)
         total: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
         for i, part in enumerate(rows.split(twins.chunk)):
@@ -143,12 +142,8 @@ class Run:
     # ---------------------------------------------------------------- files
 
     def save(self, path: Path, task: Mapping[str, Any]) -> None:
-        tensors = {f"child.{name}": t for name, t in self.weights().items()}
-        tensors |= {f"average.{name}": t for name, t in self.average.items()}
-        tensors |= {f"best.{name}": t for name, t in self.best.items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        tensors |= {f"target.{name}": t for name, t in self.twins.target.tensors().items()}
+        tensors = pack("child", self.weights()) | pack("average", self.average) | pack("best", self.best)
+        tensors |= pack_optimizer(self.optimizer) | pack("target", self.twins.target.tensors())
         record = {"task": task, "step": self.step, "stale": self.stale, "chosen": self.chosen}
         record |= {"looks": self.looks, "spread": self.spread}
         save_tensors(path, tensors, "adaptation", record)
@@ -172,25 +167,17 @@ class Run:
             raise AdaptError(f"{path}: got a damaged checkpoint ({error}); delete it and adapt again") from None
 
     def _restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-
-        def part(name: str) -> dict[str, Tensor]:
-            found = {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
-            return {k: t.to(self.twins.parent.device) for k, t in found.items()}
-
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
             raise ValueError("it has NaN or infinite values")
-        aimed = part("target")
+        aimed = unpack(tensors, "target")
         for name, tensor in self.twins.target.tensors().items():
-            if aimed[name].shape != tensor.shape or not torch.allclose(aimed[name], tensor, atol=1e-3):
+            if aimed[name].shape != tensor.shape or not torch.allclose(aimed[name], tensor.cpu(), atol=1e-3):
                 raise _Another(f"the {name} of its target")
         for name in ("child", "average", "best"):
-            shapes = {k: t.shape for k, t in part(name).items()}
+            shapes = {k: t.shape for k, t in unpack(tensors, name).items()}
             if shapes != {k: p.shape for k, p in self.twins.parameters.items()}:
                 raise ValueError(f"its tensors {name!r} do not fit")
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in part("optimizer").items():
-            i, _, name = key.partition(".")
-            state.setdefault(int(i), {})[name] = tensor.cpu() if name == "step" else tensor
+        state = optimizer_state(tensors)
         parameters = list(self.twins.parameters.values())
         for place, moments in state.items():
             if moments["step"].ndim or any(
@@ -204,8 +191,11 @@ class Run:
         if self.step and not state:
             raise ValueError("its optimiser is missing")
         self.looks = [{str(k): float(v) for k, v in look.items()} for look in record["looks"]]
-        self._put(part("child"))
-        self.average, self.best, self.chosen = part("average"), part("best"), chosen
+        self._put(unpack(tensors, "child"))
+        device = self.twins.parent.device
+        for own, name in ((self.average, "average"), (self.best, "best")):
+            own |= {key: tensor.to(device) for key, tensor in unpack(tensors, name).items()}
+        self.chosen = chosen
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
@@ -290,15 +280,6 @@ def movement(twins: Twins, *, seed: int) -> Tensor:
             codes = (codes.detach() - SELECTION_LR * slope).requires_grad_()
         moved += (codes.detach() - start).abs().sum((0, 2))
     return moved / (config.select_batch * parent.w_dim)
-
-
-def batch_rows(config: AdaptConfig, step: int) -> Tensor:
-    """Rows of one step: a function of seed and step alone, so that a resumed training sees the same ones."""
-    size = min(config.batch, config.pool)
-    per_epoch = config.pool // size
-    epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(config.pool, generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch))
-    return order[place * size : (place + 1) * size]
 
 
 def task_of(twins: Twins, target: Target) -> dict[str, Any]:
