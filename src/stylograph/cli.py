@@ -394,7 +394,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         _say(
-            "stylograph: interrupted; no output was written. Given the same command again, a measurement for a generator, a "
+            "stylograph: interrupted; the output was not written. Given the same command again, a measurement for a generator, a "
             "mapper's training or an adaptation goes on from its last checkpoint"
         )
         raise SystemExit(130) from None
