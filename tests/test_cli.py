@@ -9,25 +9,7 @@ from conftest import GOLDEN
 from PIL import Image
 
 from stylograph import Generator, load_edit
-from stylograph.cli import main
 from stylograph.nets.stylegan2 import StyleGAN2Config
-
-
-@pytest.fixture
-def say(capsys):
-    """Runs the command; gives exit code, standard output and messages."""
-
-    def run(*arguments):
-        try:
-            main([str(a) for a in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
 
 QUICK = ("--direction.method", "universal", "--auto.steps", 4)
 EDIT = ("edit", "a person wearing sunglasses", *QUICK)

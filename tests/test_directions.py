@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
-from test_embed import save_tiny_clip
+from conftest import TINY, save_tiny_clip
 
 from stylograph import Clip, Generator, Latents, find_direction, load_edit
 from stylograph.edit.directions import DirectionConfig, agreement, boundary, choose_beta, cosines, relevance, slopes

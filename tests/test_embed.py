@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import save_tiny_clip
 
 from stylograph import Clip
 from stylograph.embed import CLIP_MEAN, CLIP_STD
@@ -12,48 +13,6 @@ from stylograph.errors import PromptError, PromptWarning, StylographError, Weigh
 from stylograph.images import box_matrix, resize
 from stylograph.losses import direction, unit_mean
 from stylograph.templates import IMAGENET_TEMPLATES
-
-WORDS = ["a", "an", "the", "person", "face", "robot", "wearing", "hat", "red", "blue", "photo", "of", "drawing"]
-
-
-def save_tiny_clip(folder, *, seed=0, size=32, width=16):
-    """A random CLIP with a word-level tokenizer, in the form `save_pretrained` leaves it."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
-
-    vocabulary = {w: i for i, w in enumerate(["<pad>", "<unk>", "<s>", "</s>", *WORDS])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = Lowercase()
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])
-    special = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    layer = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {"vocab_size": len(vocabulary), "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0}
-    torch.manual_seed(seed)
-    CLIPModel(
-        CLIPConfig(
-            text_config={**layer, **ids, "max_position_embeddings": 24},
-            vision_config={**layer, "image_size": size, "patch_size": 8},
-            projection_dim=width,
-        )
-    ).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("clips")
-    return [save_tiny_clip(root / "one"), save_tiny_clip(root / "two", seed=1, size=40, width=12)]
-
-
-@pytest.fixture(scope="module")
-def clip(folders):
-    return Clip.from_pretrained(folders[0])
 
 
 class TestResampling:

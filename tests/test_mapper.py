@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN
-from test_embed import save_tiny_clip
+from conftest import GOLDEN, save_tiny_clip
 
 from stylograph import Clip, Generator, Latents, load_edit
 from stylograph.edit import mapper_training

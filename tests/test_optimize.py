@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_embed import save_tiny_clip
+from conftest import save_tiny_clip
 
 from stylograph import Clip, Latents, load_edit
 from stylograph.edit.optimize import OptimizeConfig, _Problem, learning_rate, optimize

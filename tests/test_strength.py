@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import save_tiny_clip
 from test_edit import shift
-from test_embed import save_tiny_clip
 
 from stylograph import Clip, DirectionConfig, find_direction
 from stylograph.edit.strength import Curve, StrengthConfig, choose_strength, find_strength, measure

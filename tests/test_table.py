@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY
-from test_embed import save_tiny_clip
+from conftest import TINY, save_tiny_clip
 
 import stylograph.edit.table as module
 from stylograph import Clip, Generator, Latents

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
-from test_embed import save_tiny_clip
+from conftest import TINY, save_tiny_clip
 
 from stylograph import Clip, Generator
 from stylograph.edit.config import UniversalConfig

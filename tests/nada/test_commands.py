@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from stylograph import Generator
-from stylograph.cli import main
 from stylograph.edit.base import Shift
 from stylograph.jobs import AdaptJob, EditJob
 from stylograph.nets.stylegan2 import StyleGAN2Config
@@ -15,22 +14,6 @@ from stylograph.world import World
 
 FAST = ("--steps", 2, "--adapt.pool", 4, "--adapt.held-out", 2, "--clip", "avatars", "--seed", 1, 2)
 ADAPT = ("adapt", "a drawing of a person", *FAST)
-
-
-@pytest.fixture
-def say(capsys):
-    """Runs the command; gives exit code, standard output and messages."""
-
-    def run(*arguments):
-        try:
-            main([str(a) for a in arguments])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
