@@ -25,6 +25,7 @@ from recipes.avatars.check_clip import CLIP_FOLDER, encode_images, encode_texts,
 from recipes.avatars.clip_losses import direction_loss, matching_loss, mean_move
 from recipes.avatars.render import HELD_OUT, WORK, half_size, load_set
 from recipes.avatars.train_features import attribute_loss, seen_labels, to_tensor
+from stylograph.files import replacing
 
 _CLASS_SHARES = {
     "hair_style": 2.0, "eyes": 2.0, "mouth": 2.0, "facial_hair": 1.5, "hair_colour": 1.5, "nose": 1.0, "clothes": 1.0,
@@ -347,8 +348,8 @@ def train(config: ClipConfig) -> None:
         if time.monotonic() - saved > config.save_seconds or step + 1 == config.steps:
             saved = time.monotonic()
             kept = {"learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            torch.save(kept, state.with_suffix(".tmp"))
-            state.with_suffix(".tmp").replace(state)
+            with replacing(state) as temporary:
+                torch.save(kept, temporary)
             print(f"step {step} zero-shot: {_quick_check(learner, tokenizer, batches)}", flush=True)
     export(learner.model, tokenizer, config.out)
 

@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from recipes.avatars import captions as words
 from recipes.avatars.augment import augment
-from recipes.avatars.check_clip import CLIP_FOLDER, encode_texts
+from recipes.avatars.check_clip import CLIP_FOLDER, encode_images, encode_texts
 from recipes.avatars.render import HELD_OUT, WORK, half_size, load_set
 from recipes.avatars.train_clip import export
 from recipes.avatars.train_features import to_tensor
+from stylograph.files import replacing
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def enlarge(images: torch.Tensor) -> torch.Tensor:
 
 def vectors(model: Any, images: torch.Tensor) -> torch.Tensor:
     """Unit vectors of [N, 3, 64, 64] pictures."""
-    pooled = model.vision_model(pixel_values=enlarge(images)).pooler_output.flatten(1)
-    return F.normalize(model.visual_projection(pooled), dim=-1)
+    return encode_images(model, enlarge(images))
 
 
 def norms(x: torch.Tensor) -> torch.Tensor:
@@ -189,8 +189,8 @@ def train(config: RobustConfig) -> None:
             )
         if time.monotonic() - saved > config.save_seconds or step + 1 == config.steps:
             kept = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            torch.save(kept, state.with_suffix(".tmp"))
-            state.with_suffix(".tmp").replace(state)
+            with replacing(state) as temporary:
+                torch.save(kept, temporary)
             export(model, tokenizer, config.out)
             print(f"step {step} {check(model, teacher, data, texts, config.radius)}", flush=True)
             saved = time.monotonic()

@@ -110,7 +110,7 @@ class TestTwins:
             ({"const": True}, {"b4.const"}),
             ({"mapping": True}, {f"mapping.fc{i}.{kind}" for i in range(2) for kind in ("weight", "bias")}),
         ],
-        ids=str,
+        ids=lambda value: str(value) if isinstance(value, dict) else "changes",
     )
     def test_only_what_the_settings_allow_changes(self, tiny, target, settings, more):
         before, digest = {k: v.clone() for k, v in tiny.net.state_dict().items()}, tiny.digest
