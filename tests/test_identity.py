@@ -1,63 +1,37 @@
 """Identity: IR-SE50 against recorded numbers, the avatars' net, and files that are something else."""
 
-import zlib
+import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 import torch
+from fill import filled, picture, pictures
 
-from stylograph.errors import StylographError, WeightsError
+from stylograph.errors import DownloadError, StylographError, WeightsError
 from stylograph.identity import Identity
 from stylograph.nets.irse50 import IRSE50, face_crop
-
-
-def wave(key, shape):
-    """The recorded weights are this deterministic function of name and place (golden/irse50_expected.npz)."""
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.long)
-    n = np.arange(int(np.prod(shape)), dtype=np.int64) % 65521
-    # The phase repeats after 65521 elements: one sine per distinct value.
-    table = np.sin(0.7548776662 * np.arange(65521) + 2 * np.pi * (zlib.crc32(key.encode()) % 65536) / 65536)
-    u = table[n * n % 65521]
-    if key.endswith("running_var"):
-        values = 1 + 0.3 * u
-    elif key.endswith(("running_mean", "bias")):
-        values = 0.1 * u
-    elif len(shape) == 1:
-        values = 0.6 + 0.3 * u
-    else:
-        values = np.sqrt(3 * shape[0] / n.size) * u
-    return torch.from_numpy(values.astype(np.float32)).reshape(tuple(shape))
-
-
-def picture(k, side):
-    grid = np.arange(side) * 256 / side
-    y, x = grid[:, None], grid[None, :]
-    rows = [
-        0.6 * np.sin(0.031 * (k + 1) * x + 0.7 * c + 0.3 * k) * np.cos(0.047 * y - 0.3 * k)
-        + 0.4 * np.sin(0.11 * (c + 1) / 3 * (x + y) + k)
-        for c in range(3)
-    ]
-    return torch.from_numpy(np.stack(rows).astype(np.float32))
-
-
-def pictures(side):
-    return torch.stack([picture(0, side), picture(1, side)])
+from stylograph.weights import REGISTRY
 
 
 @pytest.fixture(scope="module")
 def state():
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in IRSE50().state_dict().items()}
-    return {name: wave(name, shape) for name, shape in shapes.items()}
+        network = IRSE50()
+    return filled(network.state_dict())
 
 
 @pytest.fixture(scope="module")
-def arcface(state, tmp_path_factory):
+def arcface_file(state, tmp_path_factory):
     path = tmp_path_factory.mktemp("arcface") / "model_ir_se50.pth"
     torch.save(state, path)
-    yield Identity.from_pretrained(path)
+    yield path
     path.unlink()  # 175 MB
+
+
+@pytest.fixture(scope="module")
+def arcface(arcface_file):
+    return Identity.from_pretrained(arcface_file)
 
 
 def test_the_fill_is_the_recorded_one(state, golden):
@@ -105,8 +79,22 @@ def test_another_network_is_refused(tmp_path):
         Identity.from_pretrained(encoder)
     with pytest.raises(WeightsError, match="where no file is"):
         Identity.from_pretrained(tmp_path / "missing.pth")
-    with pytest.raises(WeightsError, match="'ffhq-1024', a generator; expected 'avatars'"):
+    wanted = r"'ffhq-1024', a generator; expected a face recogniser \(avatars, arcface, or a file\); pass 'ffhq-1024' to --model"
+    with pytest.raises(WeightsError, match=wanted):
         Identity.from_pretrained("ffhq-1024")
+    with pytest.raises(WeightsError, match="got model 'arcfce'; expected one of: arcface, avatars"):
+        Identity.from_pretrained("arcfce")
+
+
+def test_arcface_by_name_is_downloaded_and_checked(arcface, arcface_file, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file, local_files_only: str(arcface_file))
+    with pytest.raises(DownloadError, match="expected 175367323; the file on the server has changed"):
+        Identity.from_pretrained("arcface")
+    digest = hashlib.sha256(arcface_file.read_bytes()).hexdigest()
+    known = dataclasses.replace(REGISTRY["arcface"], size=arcface_file.stat().st_size, sha256=digest)
+    monkeypatch.setattr("stylograph.weights.registry.REGISTRY", {"arcface": known})
+    found = Identity.from_pretrained("arcface")
+    assert torch.equal(found.embed(pictures(64)), arcface.embed(pictures(64)))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Who is in the picture: unit vectors that are close for one person, whatever the expression.
 
-"avatars" is the small net of the embedded world; for photos of faces pass ArcFace's `model_ir_se50.pth`, the network
-behind the identity loss of StyleCLIP, e4e and pSp. Its file is not part of stylograph.
+"avatars" is the small net of the embedded world; for photos of faces take "arcface", or pass its `model_ir_se50.pth`,
+the network behind the identity loss of StyleCLIP, e4e and pSp. Its file is not part of stylograph.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylograph.assets import ASSETS
-from stylograph.errors import StylographError, WeightsError
+from stylograph.errors import StylographError
 from stylograph.nets.irse50 import ALIGNED, IRSE50, face_crop
 from stylograph.nets.recogniser import load_recogniser
 from stylograph.weights.download import locate
-from stylograph.weights.registry import plan
-from stylograph.weights.tensors import read_state_dict
+from stylograph.weights.tensors import fill, read_state_dict
 
 OUTPUT = "identity"
 """Name of the recogniser's output that is the embedding."""
@@ -46,16 +45,14 @@ class Identity:
     ) -> Identity:
         """The recogniser of a source.
 
-        source: "avatars", or an IR-SE50 file (a plain state dict): a path, an http(s) URL or a hub id
-            "owner/repo:file".
+        source: "avatars", "arcface" (downloaded once), or an IR-SE50 file (a plain state dict): a path, an http(s) URL
+            or a hub id "owner/repo:file".
         offline: use only files that are on this machine.
         Raises `WeightsError` for a file that holds another network. No code in the file is executed.
         """
         if str(source) == "avatars":
             return _avatars(ASSETS / "avatars" / "identity.safetensors", device)
-        if plan(source) is not None:
-            raise WeightsError(f"got {str(source)!r}, a generator; expected 'avatars' or the file of {FACES}")
-        return _arcface(locate(source, offline=offline), device)
+        return _arcface(locate(source, kind="recogniser", offline=offline), device)
 
     @property
     def device(self) -> torch.device:
@@ -86,19 +83,6 @@ def _arcface(path: Path, device: str | torch.device) -> Identity:
     found, _ = read_state_dict(path, expected=FACES)
     with torch.device("meta"):  # 44 million random numbers take longer than reading the file
         network = IRSE50()
-    wanted = network.state_dict()
-    counters = {name: torch.zeros((), dtype=torch.long) for name in wanted if name.endswith("num_batches_tracked")}
-    shapes = {name: list(tensor.shape) for name, tensor in found.items() if name not in counters}
-    expected = {name: list(tensor.shape) for name, tensor in wanted.items() if name not in counters}
-    if shapes != expected:
-        wrong = sorted(n for n in shapes.keys() | expected.keys() if shapes.get(n) != expected.get(n))
-        examples = "; ".join(
-            f"{n[:60]}: got {shapes.get(n, 'nothing')}, expected {expected.get(n, 'nothing')}" for n in wrong[:3]
-        )
-        raise WeightsError(
-            f"{path}: got {len(wrong)} tensors that do not fit ({examples}); expected {FACES}; "
-            "pass the file as its authors published it"
-        )
-    network.load_state_dict({**{n: found[n] for n in expected}, **counters}, assign=True)
+    fill(network, found, path=path, expected=FACES)
     network = network.to(device)
     return Identity(network, lambda images: network(face_crop(images)), name=Path(path).stem, size=ALIGNED)

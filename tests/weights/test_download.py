@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from stylograph import Generator
 from stylograph.errors import DownloadError, WeightsError
 from stylograph.weights import REGISTRY, download, fetch, locate, plan, read
-from stylograph.weights.registry import shipped
+from stylograph.weights.registry import KINDS, names_of, shipped
 from weights.conftest import GOLDEN
 
 CONTENT = os.urandom(700_001)
@@ -286,8 +287,30 @@ def test_registry_is_complete_and_honest():
         assert model.verified in ("seen", "recalled", "shipped")
         assert (model.url is None) + (model.hub is None) == (2 if name == "avatars" else 1)
         assert model.url is None or model.url.startswith("https://")
-        assert model.resolution & (model.resolution - 1) == 0
+        assert model.kind in KINDS
+        assert model.kind != "generator" or model.resolution & (model.resolution - 1) == 0
         assert model.sha256 is None or len(model.sha256) == 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_of_another_kind_says_where_it_goes(kind):
+    for name, model in REGISTRY.items():
+        if model.kind == kind:
+            assert name in names_of(kind)
+            continue
+        with pytest.raises(WeightsError, match=f"got '{name}', a .*; expected a .*; pass '{name}' to ") as caught:
+            locate(name, kind=kind)
+        called, place = KINDS[model.kind]
+        assert str(caught.value).startswith(f"got '{name}', {called}; expected {KINDS[kind][0]} (")
+        assert f"to {place} instead" in str(caught.value)
+    with pytest.raises(WeightsError) as caught:
+        locate("avatar", kind=kind)
+    assert ("avatars" in str(caught.value)) == (kind != "detector")
+
+
+def test_a_generator_by_the_name_of_a_recogniser():
+    with pytest.raises(WeightsError, match=r"'arcface', a face recogniser; expected a generator .* to --identity"):
+        Generator.from_pretrained("arcface")
 
 
 def test_plan_tells_the_licence_first():
@@ -302,7 +325,7 @@ def test_paths(tmp_path, monkeypatch):
     (tmp_path / "ffhq-256").write_bytes(b"mine")
     monkeypatch.chdir(tmp_path)
     assert locate("./ffhq-256").read_bytes() == b"mine"
-    for missing in ("models/nowhere.pkl", Path("models/nowhere"), "nowhere.pt"):
+    for missing in ("models/nowhere.pkl", Path("models/nowhere"), "nowhere.pt", "models/nowhere.onnx"):
         with pytest.raises(WeightsError, match="no file is"):
             locate(missing)
 
@@ -369,6 +392,12 @@ def test_hub_files_are_verified(hub):
     hub["stylegan2-ffhq-config-f.pt"] = b"something else"
     with pytest.raises(DownloadError, match="expected 132729083"):
         locate("ffhq-1024-rosinality")
+
+
+def test_a_detector_from_the_hub(hub):
+    hub["face_detection_yunet_2023mar.onnx"] = b"onnx"
+    assert locate("yunet", kind="detector").read_bytes() == b"onnx"
+    assert locate("owner/repo", kind="recogniser").name == "a.pkl"
 
 
 def test_nothing_heavy_is_imported():

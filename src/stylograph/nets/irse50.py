@@ -1,15 +1,18 @@
 """IR-SE50, the face recogniser of ArcFace (Deng et al. 2019) that StyleCLIP, e4e and pSp take their identity loss from.
 
-Module names are those of the public file `model_ir_se50.pth`.
+Module names are those of the public file `model_ir_se50.pth`. The encoders of e4e and pSp stand on the same backbone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
-"""(channels, units) of the four groups; the first unit of each halves the picture."""
+WIDTHS = (64, 128, 256, 512)
+UNITS = (3, 4, 14, 3)
+"""Channels and number of units of the four groups; the first unit of each halves the picture."""
 INPUT = 112
 EMBEDDING = 512
 ALIGNED = 256
@@ -60,23 +63,25 @@ class Unit(nn.Module):
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
+def backbone(widths: Sequence[int] = WIDTHS) -> tuple[nn.Sequential, nn.Sequential]:
+    """Input layer, [N, 3, H, W] -> [N, widths[0], H, W], and the 24 units, -> [N, widths[-1], H/16, W/16]."""
+    first = width = widths[0]
+    start = nn.Sequential(nn.Conv2d(3, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first))
+    units: list[Unit] = []
+    for out, count in zip(widths, UNITS, strict=True):
+        for i in range(count):
+            units.append(Unit(width, out, 2 if i == 0 else 1))
+            width = out
+    return start, nn.Sequential(*units)
+
+
 class IRSE50(nn.Module):
     """Faces [N, 3, 112, 112] in [-1, 1] -> unit vectors [N, 512]."""
 
     def __init__(self) -> None:
         super().__init__()
-        first = STAGES[0][0]
-        self.input_layer = nn.Sequential(
-            nn.Conv2d(3, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first)
-        )
-        units: list[Unit] = []
-        width = first
-        for out, count in STAGES:
-            for i in range(count):
-                units.append(Unit(width, out, 2 if i == 0 else 1))
-                width = out
-        self.body = nn.Sequential(*units)
-        side = INPUT >> len(STAGES)
+        self.input_layer, self.body = backbone()
+        width, side = WIDTHS[-1], INPUT >> len(WIDTHS)
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(width),
             nn.Dropout(),

@@ -10,18 +10,22 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from stylograph.errors import DownloadError, WeightsError, one_of
-from stylograph.weights.registry import REGISTRY, KnownModel, plan, shipped
+from stylograph.weights.registry import KINDS, KnownModel, names_of, plan, shipped
 
 OnBytes = Callable[[int, "int | None"], None]
-ENDINGS = (".safetensors", ".pkl", ".pt", ".pth")
+CHECKPOINTS = (".safetensors", ".pkl", ".pt", ".pth")
+ENDINGS = (*CHECKPOINTS, ".onnx")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[^:]+)?")
 
 
-def locate(source: str | Path, *, offline: bool = False, on_step: OnBytes | None = None) -> Path:
-    """The local file of a generator, downloaded once if need be.
+def locate(
+    source: str | Path, *, kind: str = "generator", offline: bool = False, on_step: OnBytes | None = None
+) -> Path:
+    """The local file of a generator, or of a model of another kind, downloaded once if need be.
 
     source: a name of `REGISTRY`, a path, an http(s) URL, or a hub id "owner/repo" or "owner/repo:file". A name wins
         over a file of that name; write "./name" for the file.
+    kind: what is looked for, of `KINDS`; names of other kinds are refused. What is in a file, its reader finds out.
     offline: use only what is here; also set by STYLOGRAPH_OFFLINE=1 or HF_HUB_OFFLINE=1.
     on_step: called with (bytes done, bytes in total or None) while downloading from a URL.
     Raises `WeightsError` for an unknown source, `DownloadError` if it cannot be fetched or is not what it should be.
@@ -29,6 +33,11 @@ def locate(source: str | Path, *, offline: bool = False, on_step: OnBytes | None
     text = os.fspath(source)
     offline = offline or is_offline()
     model = plan(text)
+    if model is not None and model.kind != kind:
+        raise WeightsError(
+            f"got {text!r}, {KINDS[model.kind][0]}; expected {KINDS[kind][0]} ({', '.join(names_of(kind))}, or a file); pass "
+            f"{text!r} to {KINDS[model.kind][1]} instead"
+        )
     if model is not None:
         return _known(model, offline, on_step)
     path = Path(text).expanduser()
@@ -41,7 +50,7 @@ def locate(source: str | Path, *, offline: bool = False, on_step: OnBytes | None
     if text.lower().endswith(ENDINGS) or "/" in text or os.sep in text:
         raise WeightsError(f"got {text!r}, where no file is; expected an existing checkpoint; check the spelling")
     raise WeightsError(
-        one_of(text, REGISTRY, "model") + '; or pass a path, an http(s) URL or a hub id ("owner/repo:file")'
+        one_of(text, names_of(kind), "model") + '; or pass a path, an http(s) URL or a hub id ("owner/repo:file")'
     )
 
 
@@ -133,7 +142,7 @@ def _from_hub(hub_id: str, offline: bool) -> Path:
 
 
 def _only_checkpoint(repo: str, names: Iterable[str]) -> str:
-    found = sorted(name for name in names if name.lower().endswith(ENDINGS))
+    found = sorted(name for name in names if name.lower().endswith(CHECKPOINTS))
     if "generator.safetensors" in found:
         return "generator.safetensors"
     if len(found) != 1:

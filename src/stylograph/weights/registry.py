@@ -1,4 +1,4 @@
-"""Public generators known by name. Nothing here is downloaded, or even looked up, before someone asks for it."""
+"""Public models known by name. Nothing here is downloaded, or even looked up, before someone asks for it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+KINDS: Mapping[str, tuple[str, str]] = {
+    "generator": ("a generator", "--model (Generator.from_pretrained)"),
+    "encoder": ("a face encoder", "--invert.encoder (Encoder.from_pretrained)"),
+    "recogniser": ("a face recogniser", "--identity (Identity.from_pretrained)"),
+    "detector": ("a face detector", "FaceAligner.from_pretrained (--align faces uses it by itself)"),
+}
+"""Kind of a model -> what to call it, and what takes it."""
+
 
 @dataclass(frozen=True)
 class KnownModel:
-    """One generator of the registry."""
+    """One model of the registry."""
 
     name: str
     summary: str
     resolution: int
+    """Side of the pictures a generator draws, or of those another kind of model works on."""
     licence: str
     """What was stated next to the file; to be shown before a download."""
     origin: str
@@ -29,6 +38,8 @@ class KnownModel:
     verified: str = "seen"
     """"seen": the address stands in public documentation. "recalled": from memory, may be wrong. "shipped": part of
     this package. None of the public files was downloaded by stylograph's authors."""
+    kind: str = "generator"
+    """One of `KINDS`."""
 
 
 _NVIDIA = "NVIDIA Source Code License: non-commercial use only"
@@ -85,6 +96,39 @@ _MODELS = [
     _hub("lsun-church", "church buildings", 256, "church"),
     _hub("lsun-horse", "horses", 256, "horse"),
     _hub("lsun-cat", "whole cats", 256, "cat"),
+    KnownModel(
+        "e4e-ffhq",
+        "faces to codes of the 1024x1024 faces generator that StyleCLIP uses",
+        256,
+        "not stated for the weights; trained on NVIDIA's FFHQ pictures (CC BY-NC-SA 4.0)",
+        "Tov et al. 2021, encoder4editing",
+        hub="wmpscc/StyleGene:e4e_ffhq_encode.pt",
+        size=1_201_649_680,
+        sha256="2ace1d9a8c05c10a399bcd500b8dda118f759ff1aac89dbdab7435f2136a0999",
+        verified="recalled",
+        kind="encoder",
+    ),
+    KnownModel(
+        "arcface",
+        "who is in the picture: ArcFace IR-SE50, of aligned faces",
+        256,
+        "not stated next to the file; training data for non-commercial use only, as far as we know",
+        "TreB1eN, InsightFace_Pytorch",
+        hub="lithiumice/ArcFace_PyTorch:InsightFace_Pytorch+model_ir_se50.pth",
+        size=175_367_323,
+        sha256="a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
+        kind="recogniser",
+    ),
+    KnownModel(
+        "yunet",
+        "where faces are, and their eyes, noses and corners of the mouth",
+        640,
+        "MIT",
+        "Wu et al. 2023, YuNet, in the OpenCV Zoo",
+        hub="opencv/face_detection_yunet:face_detection_yunet_2023mar.onnx",
+        verified="recalled",
+        kind="detector",
+    ),
 ]
 
 REGISTRY: Mapping[str, KnownModel] = {model.name: model for model in _MODELS}
@@ -95,6 +139,11 @@ def plan(source: str | Path) -> KnownModel | None:
     return REGISTRY.get(os.fspath(source))
 
 
+def names_of(kind: str) -> list[str]:
+    """The names that stand for a model of a kind; "avatars" does for all kinds but a detector, which nobody needs there."""
+    return [m.name for m in REGISTRY.values() if m.kind == kind or (m.verified == "shipped" and kind != "detector")]
+
+
 def shipped(name: str) -> Path:
-    """Where a model that is part of this package lies."""
+    """Where a generator that is part of this package lies."""
     return Path(__file__).parents[1] / "assets" / name / "generator.safetensors"
