@@ -1,4 +1,4 @@
-"""What the recipes of judge, identity net and domain judge share: held-out sets, distortions, the loop, decisions."""
+"""What the recipes of judge, identity net, domain judge and inverter share: held-out sets, distortions, the loop, decisions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from recipes.avatars.augment import augment
 from recipes.avatars.render import HELD_OUT, half_size, load_set
 from recipes.avatars.train_features import to_tensor
-from stylograph.files import save_tensors
+from stylograph.files import replacing, save_tensors
+from stylograph.nets.inverter import Inverter
 from stylograph.nets.recogniser import Recogniser
 
 SOURCES = {
@@ -23,6 +24,7 @@ SOURCES = {
 }
 """What the pictures of a rendered set are; goes into the files with the weights."""
 
+SAVE_SECONDS = 120.0
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -66,22 +68,31 @@ def conditions() -> Iterator[tuple[str, Change]]:
 
 
 def fit(
-    network: Recogniser,
+    network: torch.nn.Module,
     loss: Callable[[], torch.Tensor],
     *,
     steps: int,
     lr: float,
     on_step: Callable[[int], None] | None = None,
+    state: Path | None = None,
 ) -> None:
     """Train with AdamW on a one-cycle schedule; prints the loss now and then.
 
     loss: draws a batch and returns the scalar loss of `network`, which is in training mode when it is called.
     lr: peak learning rate. on_step: called after every step with its number, from 1.
+    state: file to keep the training in, every other minute, and to go on from; batches are drawn anew then.
     """
     optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.03)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.15)
-    began = time.monotonic()
-    for step in range(1, steps + 1):
+    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    done = 0
+    if state is not None and state.exists():
+        kept = torch.load(state, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(kept[name])
+        done = kept["step"]
+    began = saved = time.monotonic()
+    for step in range(done + 1, steps + 1):
         network.train()
         error = loss()
         optimiser.zero_grad()
@@ -93,6 +104,11 @@ def fit(
             print(f"step {step} loss {error.item():.4f} {time.monotonic() - began:.0f} s", flush=True)
         if on_step is not None:
             on_step(step)
+        if state is not None and (time.monotonic() - saved > SAVE_SECONDS or step == steps):
+            state.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(state) as temporary:
+                torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, temporary)
+            saved = time.monotonic()
 
 
 def look(network: Recogniser, images: np.ndarray, change: Change | None = None) -> dict[str, torch.Tensor]:
@@ -121,7 +137,7 @@ def confusions(guess: torch.Tensor, label: torch.Tensor, keys: Sequence[str]) ->
 
 def save(
     out: Path,
-    network: Recogniser,
+    network: Recogniser | Inverter,
     kind: str,
     *,
     recipe: str,

@@ -122,17 +122,36 @@ class Clip:
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Images [N, 3, H, W] in [-1, 1], any size -> unit vectors [N, D] in float32; differentiable."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise StylographError(f"got images of shape {list(images.shape)}; expected [N, 3, H, W] in [-1, 1]")
         parts = []
         for tower, weight in zip(self.towers, self.weights, strict=True):
-            pixels = resize(images.to(self.device).float(), tower.size, method=self.resample)
-            if self.normalization == "model":
-                mean, std = (pixels.new_tensor(v)[:, None, None] for v in (tower.mean, tower.std))
-                pixels = ((pixels + 1) / 2 - mean) / std
-            features = _image_features(tower.model, pixels.to(tower.model.dtype))
+            features = _image_features(tower.model, self._pixels(tower, images))
             parts.append(F.normalize(features.float(), dim=-1) * math.sqrt(weight))
         return torch.cat(parts, dim=-1)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images [N, 3, H, W] in [-1, 1] -> what every layer of every model's image tower sees in them, each [N, C, places]
+        in float32; differentiable. Raises `StylographError` for a model that does not show its layers."""
+        maps: list[Tensor] = []
+        for tower in self.towers:
+            vision = getattr(tower.model, "vision_model", None)
+            if vision is None:
+                raise StylographError(
+                    f"got {tower.name}, a {type(tower.model).__name__} without a vision_model; expected a CLIP or SigLIP"
+                )
+            states = vision(pixel_values=self._pixels(tower, images), output_hidden_states=True).hidden_states
+            # A transformer's [N, places, C], or a convolutional tower's [N, C, h, w].
+            maps += [(s.flatten(2) if s.ndim == 4 else s.transpose(1, 2)).float() for s in states]
+        return maps
+
+    def _pixels(self, tower: Tower, images: Tensor) -> Tensor:
+        """Images as a tower wants them."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise StylographError(f"got images of shape {list(images.shape)}; expected [N, 3, H, W] in [-1, 1]")
+        pixels = resize(images.to(self.device).float(), tower.size, method=self.resample)
+        if self.normalization == "model":
+            mean, std = (pixels.new_tensor(v)[:, None, None] for v in (tower.mean, tower.std))
+            pixels = ((pixels + 1) / 2 - mean) / std
+        return pixels.to(tower.model.dtype)
 
     @torch.no_grad()
     def embed_text(self, prompts: str | Sequence[str], *, templates: bool | Sequence[str] = True) -> Tensor:

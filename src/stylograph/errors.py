@@ -5,10 +5,12 @@
     │   └── DownloadError      a checkpoint could not be fetched
     ├── LatentsError           latent codes whose space, shape or values do not fit
     ├── ImageError             a picture that cannot be read, or pictures that do not go together
+    │   └── AlignError         a picture without the face asked for, or landmarks no face has
     ├── OutputError            a file that cannot be written
     ├── PromptError            a sentence no edit can be made from
     ├── EditError              an edit file, or an edit used on a generator it was not made for
-    └── AdaptError             a generator that cannot be moved to another domain as asked
+    ├── AdaptError             a generator that cannot be moved to another domain as asked
+    └── InvertError            an inversion that cannot be made as asked, or of another generator
 
 A message says what was got, what was expected and what to do next.
 """
@@ -39,6 +41,10 @@ class ImageError(StylographError):
     """A picture that cannot be read, or pictures that do not go together."""
 
 
+class AlignError(ImageError):
+    """A picture in which the face asked for is not found, or landmarks that are not those of a face."""
+
+
 class OutputError(StylographError):
     """A file that cannot be written: missing folder, no permission, full disk, unknown ending."""
 
@@ -53,6 +59,10 @@ class EditError(StylographError):
 
 class AdaptError(StylographError):
     """A domain adaptation with settings that make no sense, of another run, or that has gone astray."""
+
+
+class InvertError(StylographError):
+    """An inversion with settings that make no sense, or used with a generator it was not made with."""
 
 
 class StylographWarning(UserWarning):
