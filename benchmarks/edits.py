@@ -24,8 +24,10 @@ from torch import Tensor
 from benchmarks.measure import report
 from stylograph import EditJob
 from stylograph.edit.config import DirectionConfig
+from stylograph.making import METHODS, make
 from stylograph.metrics import Judge, leakage, success, visible
-from stylograph.world import METHODS, World, make
+from stylograph.types import Latents
+from stylograph.world import World
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,14 @@ class Options:
     """Write originals over the edits of every sentence at automatic strength to this folder."""
 
 
-def edited(way: str, strength: str, task: Task, seeds: tuple[int, ...]) -> tuple[World, Any]:
+def edited(way: str, strength: str, task: Task, seeds: tuple[int, ...]) -> tuple[World, list[Latents]]:
     """The world and the edited codes; "fixed" is each edit at its own strength, the same for all pictures."""
     if strength == "auto":
         world = World(EditJob(task.target, seed=seeds, **WAYS[way]), None)
-        return world, make(world).edited
+        return world, [part.edited for part in make(world).parts]
     world = World(EditJob(task.target, seed=seeds, strength=1.0, **WAYS[way]), None)
-    return world, METHODS[world.job.method](world)[0](world.latents)
+    found = METHODS[world.job.method](world)
+    return world, [found(group)[0](group) for group in world.groups]
 
 
 def main(options: Options) -> None:
@@ -140,7 +143,7 @@ def _row(judge: Judge, way: str, strength: str, task: Task, seeds: tuple[int, ..
         warnings.simplefilter("ignore")
         world, codes = edited(way, strength, task, seeds)
     seconds = time.perf_counter() - start
-    before, after = world.render(world.latents), world.render(codes)
+    before, after = world.render(world.groups), world.render(codes)
     assert world.identity is not None
     with torch.no_grad():
         identity = float((world.identity.embed(before) * world.identity.embed(after)).sum(-1).mean())

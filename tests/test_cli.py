@@ -47,7 +47,7 @@ class TestEdit:
         assert done.stdout == ""
         assert "\x1b" not in done.stderr
         assert "━" not in done.stderr
-        assert len(done.stderr.splitlines()) == 4
+        assert len(done.stderr.splitlines()) == 5
 
     @pytest.mark.parametrize(
         ("arguments", "said"),

@@ -1,5 +1,7 @@
 """Reading picture files: every mode becomes the right RGB, and what is no picture is refused in words."""
 
+import io
+import os
 import struct
 import zlib
 
@@ -9,7 +11,16 @@ import torch
 from PIL import Image
 
 from stylograph.errors import ImageError
-from stylograph.images import MAX_PIXELS, read_image, read_images
+from stylograph.images import (
+    MAX_PIXELS,
+    Photo,
+    open_photo,
+    open_picture,
+    read_image,
+    read_images,
+    to_array,
+    to_tensor,
+)
 
 SIDE = 8
 
@@ -176,7 +187,7 @@ class TestRefusals:
             tmp_path / "text.png": "no readable picture",
             tmp_path / "empty.png": "no readable picture",
             tmp_path / "gone.png": "where no file is",
-            tmp_path: "where no file is",
+            tmp_path: "a folder",
         }.items():
             with pytest.raises(ImageError, match=rf"(?s)^{path}.*{said}.*expected a readable picture"):
                 read_image(path, SIDE)
@@ -214,6 +225,93 @@ class TestRefusals:
         (tmp_path / "a.png").write_bytes(png_header(50, 50))
         with pytest.raises(ImageError, match="no readable picture"):
             read_image(tmp_path / "a.png", SIDE)
+
+    def test_a_name_too_long(self, tmp_path):
+        with pytest.raises(
+            ImageError, match=r"cannot be looked at \(File name too long\); expected a readable picture"
+        ):
+            read_image(tmp_path / f"{'a' * 300}.png", SIDE)
+
+    def test_only_regular_files_are_opened(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.png")
+        for path in (tmp_path / "pipe.png", "/dev/zero"):
+            with pytest.raises(ImageError, match="got what is no regular file"):  # and it does not wait for a writer
+                open_picture(path)
+
+    def test_nothing_is_handed_to_another_program(self, tmp_path):
+        Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="EPS")
+        with pytest.raises(ImageError, match="got an EPS file"):
+            open_picture(tmp_path / "a.png")
+
+    def test_no_pixels(self, tmp_path):
+        (tmp_path / "a.png").write_bytes(png_header(0, 5))
+        with pytest.raises(ImageError, match=r"a\.png: got no readable picture"):
+            open_picture(tmp_path / "a.png")
+        with pytest.raises(ImageError, match="got a picture of 0 x 3 pixels"):
+            Photo.of(Image.new("RGB", (0, 3)))
+
+
+class TestFullSize:
+    def test_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        Image.new("RGB", (3, 2), "red").save(tmp_path / "a.png")
+        assert open_picture("~/a.png").size == (3, 2)
+        with pytest.raises(ImageError, match="where no file is"):
+            open_picture("~nobody-of-that-name/a.png")
+
+    def test_upright_and_whole(self, tmp_path):
+        rgb = noise_picture(5, 9)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(np.ascontiguousarray(np.rot90(rgb))).save(tmp_path / "a.png", exif=exif)
+        picture = open_picture(tmp_path / "a.png")
+        assert (to_array(picture) == rgb).all()
+        close(to_tensor(picture), values(rgb))
+        photo = open_photo(tmp_path / "a.png")
+        assert photo.alpha is None
+        assert photo.merged().mode == "RGB"
+        assert photo.merged().getexif().get(0x0112, 1) == 1  # or viewers would turn it again
+
+    def test_transparency_is_kept_beside_what_is_seen(self, tmp_path):
+        rgba = np.concatenate([noise_picture(), noise_picture(seed=1)[:, :, :1]], -1)
+        rgba[0, 0, 3], rgba[0, 1, 3] = 0, 255
+        Image.fromarray(rgba).save(tmp_path / "a.png")
+        photo = open_photo(tmp_path / "a.png")
+        assert (np.asarray(photo.alpha) == rgba[:, :, 3]).all()
+        assert (np.asarray(photo.merged()) == rgba).all()
+        assert photo.merged(transparent=False).mode == "RGB"
+        assert photo.picture.getpixel((0, 0)) == (255, 255, 255)
+        assert photo.colours.getpixel((0, 0)) == tuple(rgba[0, 0, :3])
+        rgba[:, :, 3] = 255
+        assert Photo.of(Image.fromarray(rgba)).alpha is None
+
+    def test_profile_of_an_rgb_picture(self, tmp_path):
+        from PIL import ImageCms
+
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        for ending in ("png", "jpg", "webp", "tif"):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"a.{ending}", icc_profile=profile)
+            photo = open_photo(tmp_path / f"a.{ending}")
+            assert photo.profile == profile
+            stream = io.BytesIO()
+            photo.merged().save(stream, "PNG")
+            assert Photo.of(Image.open(stream)).profile == profile
+        grey = profile[:16] + b"GRAY" + profile[20:]
+        Image.new("L", (8, 8)).save(tmp_path / "a.png", icc_profile=grey)
+        photo = open_photo(tmp_path / "a.png")
+        assert photo.profile is None
+        assert "icc_profile" not in photo.merged().info
+
+    def test_values_that_are_no_numbers(self, tmp_path):
+        values = np.array([[0.5, np.nan], [np.inf, -np.inf]], np.float32)
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        assert to_array(open_picture(tmp_path / "a.tif"))[:, :, 0].tolist() == [[128, 0], [128, 0]]
+        Image.fromarray(np.full((2, 2), np.nan, np.float32)).save(tmp_path / "a.tif")
+        assert to_array(open_picture(tmp_path / "a.tif")).max() == 0
+
+    def test_another_mode_has_no_tensor(self):
+        with pytest.raises(ImageError, match=r"mode 'L'; expected 'RGB'; use Photo"):
+            to_tensor(Image.new("L", (2, 2)))
 
 
 class TestSeveral:

@@ -14,13 +14,14 @@ SOURCE = Path(stylograph.__file__).parent
 LAYERS = [
     {"errors", "types", "files", "images", "losses", "templates", "resuming"},
     {"nets", "weights", "assets"},
-    {"generator", "embed", "identity"},
+    {"generator", "embed", "identity", "encoder", "align"},
     {"edit"},
     {"nada", "invert"},
     {"render", "metrics", "domains"},
-    {"jobs"},
+    {"jobs", "photos"},
     {"world"},
-    {"pipeline"},
+    {"making"},
+    {"pipeline", "console"},
     {"cli", "web", "batch"},
     {"__main__"},
 ]

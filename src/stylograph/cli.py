@@ -6,8 +6,6 @@ import json as json_module
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,21 +14,20 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from stylograph import __version__
+from stylograph.console import about, announce, on_bytes, previewing, progress, say, spare
 from stylograph.errors import StylographError, StylographWarning
-from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, PictureJob, SampleJob, SweepJob
+from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, InvertJob, PictureJob, SampleJob, SweepJob
+from stylograph.making import estimated, mapper_checkpoint
 from stylograph.pipeline import run
-from stylograph.world import World, estimated, mapper_checkpoint
+from stylograph.world import World
 
 if TYPE_CHECKING:
     from stylograph.pipeline import Result
-    from stylograph.types import OnStep, Step
-    from stylograph.weights import KnownModel
 
 app = SubcommandApp()
 Output = Annotated[Path, arg(aliases=["-o"])]
 DEFAULT_FRAMES = 24
 GENERATORS = (".safetensors", ".pt")
-PREVIEW_ROWS = 8
 
 
 @app.command
@@ -38,16 +35,94 @@ def edit(
     job: Annotated[EditJob, arg(name="")],
     output: Output = Path("edit.png"),
     save_edit: Path | None = None,
+    pasted: Path | None = None,
 ) -> None:
     """Edit pictures by one sentence: a strip of originals over edits.
 
     Example: stylograph edit "a person wearing sunglasses" --seed 1 2 3 4 -o out.png
+    Example: stylograph edit "a person wearing sunglasses" --image me.png -o out.png --pasted me-with-sunglasses.png
 
     Args:
         output: Picture to write (.png, .jpg or .webp).
         save_edit: Also write the edit itself, to use again with --edit (.safetensors).
+        pasted: With --image: also write the whole picture with the edit in its place; for several pictures a folder.
     """
-    _draw(job, output, save_edit)
+    if pasted is not None:
+        _check_pasted(job, pasted)
+    result = _draw(job, output, save_edit)
+    if pasted is not None:
+        _paste(result, pasted)
+
+
+def _check_pasted(job: EditJob, place: Path) -> None:
+    """Complains before the work starts: there has to be a picture to paste into, and not the one that is read."""
+    from stylograph.render import check_output
+
+    if not job.image:
+        raise StylographError(
+            "got --pasted without pictures of your own; expected --image: seeds have no picture around"
+        )
+    if place.is_dir():
+        return
+    check_output(place)
+    if place.resolve() in (path.resolve() for path in job.image):
+        raise StylographError(f"{place}: got the picture itself as the file to write; expected another name")
+
+
+def _paste(result: Result, place: Path) -> None:
+    from stylograph.render import save_photo
+
+    if len(result.back) > 1 and not place.is_dir():
+        raise StylographError(
+            f"{place}: got one file for {len(result.back)} pictures; expected a folder: mkdir it, and give the command again"
+        )
+    for edited in result.back:
+        name = place / edited.path.name if place.is_dir() else place
+        if name.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            name = name.with_suffix(".png")
+        if name.resolve() == edited.path.resolve():
+            raise StylographError(f"{place}: got the folder the pictures come from; expected another one")
+        save_photo(edited.pasted(), name)
+        say(f"wrote {name}")
+
+
+@app.command
+def invert(job: Annotated[InvertJob, arg(name="")], output: Output = Path("inverted")) -> None:
+    """Find the codes a generator draws your own pictures from: aligned, inverted, tuned where that is needed.
+
+    Example: stylograph invert me.png -o me.safetensors
+    Example: stylograph invert photos/ -o inverted/
+
+    One picture becomes a file, which --image takes in place of the picture, and a picture beside it that shows how good it
+    is. Several become a folder of such files with a manifest; given the same command again, what is done is not done
+    again, and a picture that fails does not stop the others.
+
+    Args:
+        output: The inversion to write (.safetensors), or a folder.
+    """
+    from stylograph.pipeline import invert_all
+    from stylograph.render import check_output
+
+    _announce(job)
+    if output.suffix.lower() != ".safetensors":
+        with progress() as on_step:
+            summary = invert_all(job, output, on_step=on_step)
+        for line in summary.lines:
+            say(line)
+        if summary.failed:
+            raise SystemExit(1)
+        return
+    check_output(output, (".safetensors",))
+    picture = check_output(output.with_suffix(".png"))
+    spare(picture, True)
+    with progress() as on_step:
+        result = run(job, on_step=on_step)
+    made = [outcome.inversion for outcome in result.outcomes if outcome.inversion is not None]
+    if len(made) != 1:
+        raise StylographError(f"{output}: got one file for {len(made)} pictures; expected a folder, e.g. -o inverted/")
+    made[0].save(output)
+    say(f"wrote {output}")
+    _finish(result, picture)
 
 
 @app.command
@@ -114,16 +189,16 @@ def adapt(
 
     check_output(output, GENERATORS)
     picture = check_output(preview or output.with_suffix(".png"))
-    _spare(picture, preview is None)
-    _announce(job.model, job.offline)
+    spare(picture, preview is None)
+    _announce(job)
     if dry_run:
-        _say(estimated(World(job, None)).describe())
+        say(estimated(World(job, None)).describe())
         if job.mine:
-            _say(f"mining      adds a latent mapper, at most {job.mapper.steps} steps of {job.mapper.batch} pictures")
+            say(f"mining      adds a latent mapper, at most {job.mapper.steps} steps of {job.mapper.batch} pictures")
         return
     half_done = output.with_suffix(".training.safetensors")
-    with _progress() as on_step:
-        result = run(job, on_step=_previewing(on_step, picture, job.target), checkpoint=half_done)
+    with progress() as on_step:
+        result = run(job, on_step=previewing(on_step, picture, job.target), checkpoint=half_done)
     assert result.generator is not None
     _wrote(output, result.generator.save(output))
     _finish(result, picture)
@@ -149,7 +224,7 @@ def blend(job: Annotated[BlendJob, arg(name="")], output: Output = Path("blend.p
         return
     if len(job.amounts) != 1:
         raise StylographError(f"got {len(job.amounts)} amounts for one generator; expected one, e.g. --amounts 0.5")
-    with _progress() as on_step:
+    with progress() as on_step:
         mixture = run(job, on_step=on_step).generator
     assert mixture is not None
     _wrote(output, mixture.save(output))
@@ -168,11 +243,11 @@ def rerun(picture: Positional[Path], output: Annotated[Path | None, arg(aliases=
 
     path = output or picture.with_name(f"{picture.stem}-again{picture.suffix}")
     check_output(path, (*FORMATS, *ANIMATIONS))
-    with _progress() as on_step:
+    with progress() as on_step:
         result = again(picture, on_step=on_step)
     _finish(result, path)
     same = path.suffix == picture.suffix and path.read_bytes() == picture.read_bytes()
-    _say(f"identical to {picture}" if same else f"not the same bytes as {picture}")
+    say(f"identical to {picture}" if same else f"not the same bytes as {picture}")
 
 
 @app.command
@@ -219,8 +294,8 @@ def convert(
     """
     from stylograph.weights import locate, read, write
 
-    with _progress() as on_step:
-        path = locate(source, offline=offline, on_step=_bytes(on_step))
+    with progress() as on_step:
+        path = locate(source, offline=offline, on_step=on_bytes(on_step))
     _wrote(target, write(read(path), target, format=format))
 
 
@@ -239,133 +314,50 @@ def models(json: bool = False) -> None:
         print(json_module.dumps({name: asdict(model) for name, model in REGISTRY.items()}, indent=2, default=str))
         return
     for model in REGISTRY.values():
-        print(_about(model) + "\n")
+        print(about(model) + "\n")
 
 
-def _draw(job: PictureJob, output: Path, save_edit: Path | None = None) -> None:
+def _draw(job: PictureJob, output: Path, save_edit: Path | None = None) -> Result:
     from stylograph.render import ANIMATIONS, FORMATS, check_output
 
     check_output(output, ANIMATIONS if getattr(job, "frames", 0) else FORMATS)
     if save_edit is not None:
         check_output(save_edit, (".safetensors",))
-    _announce(job.model, job.offline)
-    with _progress() as on_step:
+    _announce(job)
+    with progress() as on_step:
         result = run(job, on_step=on_step)
     _finish(result, output, save_edit)
+    return result
+
+
+def _announce(job: PictureJob) -> None:
+    """Shows licence and origin of every known model a job names, before anything is downloaded."""
+    announce(job.model, job.offline)
+    announce(getattr(job, "identity", None), job.offline, "recogniser")
+    if job.image:
+        announce(job.invert.encoder, job.offline, "encoder")
 
 
 def _finish(result: Result, output: Path, save_edit: Path | None = None) -> None:
     result.save(output)
     for remark in result.remarks:
-        _say(remark)
+        say(remark)
     if save_edit is not None and result.edit is not None:
         result.edit.save(save_edit)
-        _say(f"wrote the edit to {save_edit}")
-    _say(f"wrote {output}")
+        say(f"wrote the edit to {save_edit}")
+    say(f"wrote {output}")
 
 
 def _wrote(output: Path, remarks: list[str]) -> None:
     """Says that a generator was written, and what its format could not hold."""
     for remark in remarks:
-        _say(f"note: {remark}")
-    _say(f"wrote {output}")
-
-
-def _spare(picture: Path, unasked: bool) -> None:
-    """Complains if a picture nobody named would take the place of one that stylograph did not write."""
-    from stylograph.errors import ImageError, OutputError
-    from stylograph.render import read_metadata
-
-    if unasked and picture.exists():
-        try:
-            read_metadata(picture)
-        except ImageError:
-            raise OutputError(
-                f"{picture}: got a picture there that stylograph did not write; the preview would replace it: name "
-                "another output, or the preview itself with --preview"
-            ) from None
-
-
-def _previewing(on_step: OnStep | None, picture: Path, target: str) -> OnStep:
-    """Passes steps on, and draws what they show: a row per look, the newest ones."""
-    rows: list[Any] = []
-    captions: list[str] = []
-
-    def show(step: Step) -> None:
-        from stylograph.render import save_picture, sheet
-
-        if on_step:
-            on_step(step)
-        if step.images is None:
-            return
-        rows.append(step.images)
-        told = ", ".join(f"{name} {step.values[name]:.2f}" for name in ("gain", "diversity") if name in step.values)
-        captions.append(f"{target or 'pictures'}, step {step.done}: {told}")
-        strip = sheet(rows[-PREVIEW_ROWS:], captions=captions[-PREVIEW_ROWS:])
-        save_picture(strip, picture, metadata={"preview": target})
-        if on_step is None:
-            _say(captions[-1])
-
-    return show
-
-
-def _announce(source: str, offline: bool) -> None:
-    """Shows licence and origin of a known checkpoint before anything is downloaded."""
-    from stylograph.weights import plan
-
-    model = plan(source)
-    if model is not None and not offline and (model.url or model.hub):
-        _say(_about(model))
-
-
-def _about(model: KnownModel) -> str:
-    """What a user should know of a known checkpoint before it is downloaded."""
-    place = model.url or (f"hub {model.hub}" if model.hub else "shipped with stylograph")
-    size = f", {model.size / 1e6:.0f} MB" if model.size else ""
-    doubt = {"seen": "address from public documentation, not tried", "recalled": "address from memory, not tried"}
-    verified = f" ({doubt[model.verified]})" if model.verified in doubt else ""
-    return (
-        f"{model.name:<22} {model.summary}, {model.resolution}x{model.resolution}{size}\n"
-        f"{'':<22} licence: {model.licence}\n{'':<22} by:      {model.origin}\n{'':<22} from:    {place}{verified}"
-    )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-@contextmanager
-def _progress() -> Iterator[OnStep | None]:
-    """A progress line per stage on a terminal; nothing when the output goes elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def on_step(step: Step) -> None:
-            if step.stage not in tasks:
-                tasks[step.stage] = progress.add_task(step.stage, total=step.total)
-            progress.update(tasks[step.stage], completed=step.done, total=step.total)
-
-        yield on_step
-
-
-def _bytes(on_step: OnStep | None) -> Any:
-    if on_step is None:
-        return None
-    from stylograph.types import Step
-
-    return lambda done, total: on_step(Step("downloading", done, total))
+        say(f"note: {remark}")
+    say(f"wrote {output}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     if issubclass(category, StylographWarning):
-        _say(f"warning: {message}")
+        say(f"warning: {message}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -387,14 +379,14 @@ def main(argv: list[str] | None = None) -> None:
             config=(FlagCreatePairsOff,),
         )
     except StylographError as error:
-        _say(f"stylograph: {error}")
+        say(f"stylograph: {error}")
         raise SystemExit(1) from None
     except BrokenPipeError:  # `stylograph models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except KeyboardInterrupt:
-        _say(
+        say(
             "stylograph: interrupted; the output was not written. Given the same command again, a measurement for a generator, a "
-            "mapper's training or an adaptation goes on from its last checkpoint"
+            "mapper's training, an adaptation or a folder of inversions goes on from its last checkpoint"
         )
         raise SystemExit(130) from None

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stylograph.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 RESAMPLERS = ("box", "bicubic")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -49,68 +57,179 @@ def resize(images: Tensor, size: int, *, method: str = "box") -> Tensor:
     return matrix @ images @ matrix.T
 
 
-def read_image(path: str | Path, size: int) -> Tensor:
-    """A picture file -> [1, 3, size, size] in [-1, 1], the middle square of it.
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A picture at full size, with what it takes to write it back as it was."""
 
-    EXIF orientation is applied, transparency laid on white, of an animation the first frame taken; any mode Pillow
-    knows (grey, palette, CMYK, 16 bit) becomes RGB. Raises `ImageError` for what is no picture, damaged, or larger than
-    100 megapixels.
-    """
+    colours: Image
+    """"RGB", upright, as stored: what lies under transparent places too."""
+    alpha: Image | None = None
+    """"L" of the same size; None if every pixel is opaque."""
+    profile: bytes | None = None
+    """ICC profile of the colours, as it stood in the file."""
+
+    @classmethod
+    def of(cls, image: Image) -> Photo:
+        """Any Pillow image: EXIF orientation is applied, every mode becomes RGB of 8 bit.
+
+        A profile of another colour space (CMYK, grey) is dropped. Raises `ImageError` for an image without pixels.
+        """
+        from PIL import ImageOps
+
+        if 0 in image.size:
+            raise ImageError(f"got a picture of {image.width} x {image.height} pixels; expected at least 1 x 1")
+        profile = image.info.get("icc_profile")
+        image = ImageOps.exif_transpose(image)
+        if image.mode[0] in "IF":
+            image = _eight_bit(image)
+        alpha = None
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            alpha = image.getchannel("A")
+            alpha = None if alpha.getextrema() == (255, 255) else alpha
+        fitting = isinstance(profile, bytes) and profile[16:20] == b"RGB "
+        return cls(_without_info(image.convert("RGB")), alpha, profile if fitting else None)
+
+    @cached_property
+    def picture(self) -> Image:
+        """ "RGB" as it is seen on white paper."""
+        from PIL import Image
+
+        if self.alpha is None:
+            return self.colours
+        ground = Image.new("RGBA", self.colours.size, "white")
+        return Image.alpha_composite(ground, self._with_alpha()).convert("RGB")
+
+    def merged(self, *, transparent: bool = True) -> Image:
+        """What to save: "RGBA" if there is transparency, else "RGB", with the profile as its `info["icc_profile"]`.
+
+        transparent: False for formats that cannot hold it, such as JPEG; the picture then lies on white.
+        """
+        image = self._with_alpha() if transparent and self.alpha else self.picture.copy()
+        if self.profile is not None:
+            image.info["icc_profile"] = self.profile
+        return image
+
+    def _with_alpha(self) -> Image:
+        image = self.colours.convert("RGBA")
+        if self.alpha is not None:
+            image.putalpha(self.alpha)
+        return image
+
+
+def _without_info(image: Image) -> Image:
+    """Without the file's metadata: Pillow's PNG writer would put some of it into whatever is saved."""
+    image = image.copy()
+    image.info = {}
+    return image
+
+
+def _eight_bit(image: Image) -> Image:
+    """Grey of more than 8 bit, scaled: Pillow's own conversion would cut. Values that are no numbers become black."""
     import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
+
+    values = np.asarray(image, np.float64)
+    brightest = values.max(where=np.isfinite(values), initial=0)
+    values = np.nan_to_num(values, nan=0, posinf=brightest, neginf=0)
+    deep = image.mode.startswith("I;16") or brightest > 255
+    values = values / (65535 if deep else 1 if image.mode == "F" and brightest <= 1 else 255)
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def open_photo(path: str | Path) -> Photo:
+    """A picture file at full size; of an animation the first frame.
+
+    Raises `ImageError` for what is no picture, damaged, empty, or larger than 100 megapixels. Only regular files are
+    opened, and none that Pillow would hand to another program (EPS).
+    """
+    from PIL import Image
 
     wanted = "expected a readable picture such as .png or .jpg"
-    if not Path(path).is_file():
-        raise ImageError(f"{path}: got a path where no file is; {wanted}")
     try:
-        with Image.open(path) as opened:
+        place = _regular(Path(path))
+    except OSError as error:
+        raise ImageError(f"{path}: got a path that cannot be looked at ({error.strerror}); {wanted}") from None
+    if isinstance(place, str):
+        raise ImageError(f"{path}: got {place}; {wanted}")
+    try:
+        with Image.open(place) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise ImageError(
                     f"{path}: got {width} x {height} pixels; expected at most {MAX_PIXELS}; reduce it first"
                 )
-            picture = ImageOps.exif_transpose(opened)
-            if picture.mode[0] in "IF":  # more than 8 bit: Pillow's own conversion would cut, not scale
-                values = np.asarray(picture, np.float64)
-                deep = picture.mode.startswith("I;16") or values.max() > 255
-                values /= 65535 if deep else 1 if picture.mode == "F" and values.max() <= 1 else 255
-                picture = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
-            picture = picture.convert("RGBA")
-            ground = Image.new("RGBA", picture.size, "white")
-            pixels = np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        SyntaxError,
-        ValueError,
-        OSError,
-        RuntimeError,
-    ) as error:
+            if opened.format == "EPS":
+                raise ImageError(f"{path}: got an EPS file; {wanted}; convert it first")
+            return Photo.of(opened)
+    except ImageError:
+        raise
+    except Exception as error:  # a reader that meets damage may raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{path}: got no readable picture ({first}); {wanted}") from None
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return resize(image, size, method="bicubic").clamp(-1, 1)
+
+
+def _regular(path: Path) -> Path | str:
+    """The path of a regular file with ~ resolved, or what is there instead."""
+    with contextlib.suppress(RuntimeError):  # a user nobody knows
+        path = path.expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return "a folder"
+    return "what is no regular file" if path.exists() else "a path where no file is"
+
+
+def open_picture(path: str | Path) -> Image:
+    """The picture of a file as "RGB" at full size, transparency laid on white. See `open_photo`, which keeps more."""
+    return open_photo(path).picture
+
+
+def to_array(picture: Image) -> NDArray[np.uint8]:
+    """The pixels of an "RGB" picture as uint8 [H, W, 3]. Raises `ImageError` for another mode, see `Photo.of`."""
+    import numpy as np
+
+    if picture.mode != "RGB":
+        raise ImageError(f"got a picture of mode {picture.mode!r}; expected 'RGB'; use Photo.of(picture).picture")
+    return np.asarray(picture)
+
+
+def to_tensor(picture: Image) -> Tensor:
+    """An "RGB" picture -> [1, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(to_array(picture).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def read_image(path: str | Path, size: int) -> Tensor:
+    """A picture file -> [1, 3, size, size] in [-1, 1], the middle square of it. Raises `ImageError` as `open_photo`."""
+    return resize(to_tensor(open_picture(path)), size, method="bicubic").clamp(-1, 1)
 
 
 def read_images(paths: Sequence[str | Path], size: int) -> Tensor:
     """Picture files, or folders of them, -> [M, 3, size, size] in [-1, 1].
 
-    A folder means the pictures directly in it, by name. Raises `ImageError` for a folder without any, and for the
-    first file that cannot be read.
+    Raises `ImageError` as `files_of`, and for the first file that cannot be read.
+    """
+    return torch.cat([read_image(path, size) for path in files_of(paths)])
+
+
+def files_of(paths: Sequence[str | Path], endings: Sequence[str] = ENDINGS) -> list[Path]:
+    """Files, and for a folder the files with these endings directly in it, by name.
+
+    Raises `ImageError` for a folder without any, and if there is nothing at all.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(
-                p for p in path.iterdir() if p.suffix.lower() in ENDINGS and p.is_file() and p.name[0] != "."
+                p for p in path.iterdir() if p.suffix.lower() in endings and p.is_file() and p.name[0] != "."
             )
             if not inside:
                 raise ImageError(
-                    f"{path}: got a folder without pictures; expected files ending in {', '.join(ENDINGS)}"
+                    f"{path}: got a folder without pictures; expected files ending in {', '.join(endings)}"
                 )
             files += inside
         else:
             files.append(path)
     if not files:
         raise ImageError("got no pictures; expected one file or folder at least")
-    return torch.cat([read_image(path, size) for path in files])
+    return files

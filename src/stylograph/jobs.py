@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from stylograph.edit.config import DirectionConfig, MapperTraining, OptimizeConfig, StrengthConfig
 from stylograph.errors import StylographError, one_of
+from stylograph.invert.config import InvertConfig
 from stylograph.nada.config import MINING, AdaptConfig
 
 
@@ -25,16 +26,30 @@ class PictureJob:
     """Generator: a name from `stylograph models`, a file, a URL or a hub id."""
     seed: tuple[int, ...] = (1, 2, 3, 4)
     """One picture per seed."""
+    image: tuple[Path, ...] = ()
+    """Pictures of your own instead of seeds: files, folders, or inversions (`stylograph invert` writes them). They are
+    aligned and inverted first."""
     truncation: float = 0.7
     """Truncation psi: 1 is the full variety, smaller is nearer to the average picture."""
     label: int | None = None
     """Class of a conditional generator."""
+    invert: InvertConfig = field(default_factory=InvertConfig)
     device: str = "auto"
     """cpu, cuda, mps, or auto."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the generator's activations."""
     offline: bool = False
     """Never use the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertJob(PictureJob):
+    """Find the codes a generator draws pictures of your own from."""
+
+    image: Positional[tuple[Path, ...]] = field(default=(), kw_only=False)
+    """Pictures: files, or folders of them."""
+    identity: str | None = None
+    """Recogniser for the identity term: "avatars" (the default there), "arcface" or such a file, or "none"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +87,10 @@ class EditJob(SentenceJob):
     strength: float | Literal["auto"] = "auto"
     """How far to go (alpha); negative does the opposite, 0 nothing. auto looks for it, picture by picture."""
     identity: str | None = None
-    """Recogniser that guards the person: "avatars" (the default there), an ArcFace IR-SE50 file, or "none"."""
+    """Recogniser that guards the person: "avatars" (the default there), "arcface" or such a file, or "none"."""
+    paste: Literal["change", "whole"] = "change"
+    """What --pasted puts back into a picture of your own: "change", only what the edit changed, so that everything else
+    keeps its detail; "whole", the whole edited square."""
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
     mapper: MapperTraining = field(default_factory=MapperTraining)
     auto: StrengthConfig = field(default_factory=StrengthConfig)
@@ -152,10 +170,10 @@ class BlendJob(PictureJob):
 
 
 JOBS: dict[str, type[PictureJob]] = {
-    job.__name__: job for job in (SampleJob, EditJob, SweepJob, GridJob, ImagineJob, AdaptJob, BlendJob)
+    job.__name__: job for job in (SampleJob, InvertJob, EditJob, SweepJob, GridJob, ImagineJob, AdaptJob, BlendJob)
 }
 
-PATHS = ("edit", "target_images", "source_images")
+PATHS = ("edit", "image", "target_images", "source_images")
 """Fields that hold paths."""
 T = TypeVar("T")
 

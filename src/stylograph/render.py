@@ -17,6 +17,8 @@ from stylograph.files import KEY, replacing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from stylograph.images import Photo
+
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 ANIMATIONS = (".gif", ".webp", ".mp4")
 EXIF_DESCRIPTION = 0x010E
@@ -106,6 +108,19 @@ def save_picture(picture: Image, path: Path, *, metadata: Mapping[str, Any] | No
     kind = {".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix, suffix[1:].upper())
     with replacing(path) as temporary:
         picture.save(temporary, format=kind, **options)
+    return path
+
+
+def save_photo(photo: Photo, path: Path) -> Path:
+    """Writes a photo at full size as PNG, JPEG or WebP, atomically, with its transparency and colour profile.
+
+    A JPEG holds no transparency: there the photo lies on white.
+    """
+    check_output(path)
+    picture = photo.merged(transparent=path.suffix.lower() not in (".jpg", ".jpeg"))
+    options: dict[str, Any] = {} if path.suffix.lower() == ".png" else {"quality": 95}
+    with replacing(path) as temporary:
+        picture.save(temporary, icc_profile=picture.info.get("icc_profile"), **options)
     return path
 
 

@@ -71,7 +71,7 @@ class TestAdapt:
         assert say(*ADAPT, *settings, tmp_path / "x.png", "-o", whole)[0] == 0
         from stylograph import cli
 
-        drawn = cli._previewing
+        drawn = cli.previewing
 
         def previewing(*arguments):
             show = drawn(*arguments)
@@ -83,7 +83,7 @@ class TestAdapt:
 
             return stop
 
-        monkeypatch.setattr("stylograph.cli._previewing", previewing)
+        monkeypatch.setattr("stylograph.cli.previewing", previewing)
         code, _, messages = say(*ADAPT, *settings, tmp_path / "y.png", "-o", cut)
         assert code == 130
         assert "interrupted" in messages
@@ -204,7 +204,7 @@ class TestAdapt:
         def stop(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("stylograph.cli._previewing", lambda *_: stop)
+        monkeypatch.setattr("stylograph.cli.previewing", lambda *_: stop)
         out = tmp_path / "x.safetensors"
         assert say(*ADAPT, "-o", out)[0] == 130
         code, _, messages = say(*ADAPT, "--adapt.lr", 0.01, "-o", out)

@@ -24,6 +24,8 @@ from stylograph.errors import EditError
 from stylograph.generator import Generator
 from stylograph.types import Latents, OnStep, Step
 
+MEASURED = ("gain", "drift", "identity")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -51,6 +53,16 @@ class FoundStrength:
     fast at the largest strength tried), "none" (no strength has an effect, so 0)."""
     curves: tuple[Curve, ...]
     """What was measured, one curve per edit tried."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[FoundStrength]) -> FoundStrength:
+        """The strengths of several groups of images for which the same edits were tried, as if they were one."""
+        curves = [
+            Curve(group[0].strengths, *(torch.cat([getattr(c, name) for c in group], 1) for name in MEASURED))
+            for group in zip(*(part.curves for part in parts), strict=True)
+        ]
+        values, choice = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "choice"))
+        return cls(values, choice, tuple(reason for part in parts for reason in part.reasons), tuple(curves))
 
     def apply(self, edits: Sequence[Edit], latents: Latents) -> Latents:
         """Every image with its own edit at its own strength, in S."""

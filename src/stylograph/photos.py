@@ -1,0 +1,264 @@
+"""From picture files to codes: opened, aligned, inverted, many at a time, and none of them stops the others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stylograph.errors import ImageError, InvertError, OutputError, StylographError, WeightsError
+from stylograph.files import file_digest, replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from stylograph.align.find import Aligner
+    from stylograph.align.geometry import Found
+    from stylograph.edit.base import Recogniser
+    from stylograph.encoder import Encoder
+    from stylograph.generator import Generator
+    from stylograph.images import Photo
+    from stylograph.invert.config import InvertConfig
+    from stylograph.invert.inversion import Inversion
+    from stylograph.invert.likeness import Distance
+    from stylograph.types import OnStep
+
+BATCH = 16
+"""Pictures inverted together."""
+INVERSION = ".safetensors"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture."""
+
+    path: Path
+    inversion: Inversion | None = None
+    error: str | None = None
+    """Why there is none."""
+    remark: str | None = None
+    """What a user should know about how it was aligned."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The models pictures are inverted with, and the settings."""
+
+    generator: Generator
+    config: InvertConfig
+    distance: Distance
+    aligner: Aligner
+    aligner_name: str
+    encoder: Encoder | None = None
+    identity: Recogniser | None = None
+    cache: Path | None = None
+    """Folder that keeps what was inverted, so that the same picture is not inverted twice."""
+    on_step: OnStep | None = None
+
+    def invert(self, paths: Sequence[Path]) -> Iterator[Outcome]:
+        """What became of every file, in their order: pictures are inverted, inversions (.safetensors) read.
+
+        A picture that cannot be read, or in which no face is found, is an outcome; settings that make no sense raise.
+        """
+        for first in range(0, len(paths), BATCH):
+            yield from self._batch(paths[first : first + BATCH])
+
+    def _batch(self, paths: Sequence[Path]) -> list[Outcome]:
+        import torch
+
+        from stylograph.invert.invert import invert
+
+        outcomes: dict[int, Outcome] = {}
+        waiting: dict[int, tuple[Tensor, dict[str, Any]]] = {}
+        for i, path in enumerate(paths):
+            if path.suffix.lower() == INVERSION:
+                outcomes[i] = read(path, self.generator)
+                continue
+            try:
+                kept = self._kept(path)
+                outcomes[i] = Outcome(path, kept)
+                if kept is None:
+                    image, source, remark = self._aligned(path)
+                    waiting[i] = image, source
+                    outcomes[i] = Outcome(path, remark=remark)
+            except ImageError as error:
+                outcomes[i] = Outcome(path, error=str(error))
+        if waiting:
+            images, sources = zip(*waiting.values())
+            made = invert(
+                self.generator,
+                torch.cat(images),
+                self.distance,
+                encoder=self.encoder,
+                identity=self.identity,
+                config=self.config,
+                sources=sources,
+                on_step=self.on_step,
+            )
+            for i, inversion in zip(waiting, made, strict=True):
+                outcomes[i] = replace(outcomes[i], inversion=inversion)
+                if self.cache is not None:
+                    with suppress(StylographError):  # a full disk costs time, not the result
+                        inversion.save(self.cache / self._key(inversion.source["sha256"]))
+        return [outcomes[i] for i in range(len(paths))]
+
+    def _kept(self, path: Path) -> Inversion | None:
+        """What was made of this very picture before."""
+        from stylograph.invert.inversion import Inversion
+
+        if self.cache is None or not path.is_file():
+            return None
+        kept = self.cache / self._key(file_digest(path))
+        with suppress(StylographError):
+            found = Inversion.load(kept)
+            return replace(found, source={**found.source, "path": str(path)})
+        return None
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What an inversion depends on beside the picture, JSON-ready."""
+        return {
+            "generator": self.generator.digest,
+            "aligner": self.aligner_name,
+            "distance": self.distance.name,
+            "encoder": getattr(self.encoder, "name", None),
+            "identity": getattr(self.identity, "name", None),
+            "settings": asdict(self.config),
+        }
+
+    def _key(self, digest: str) -> str:
+        """Name of the cached inversion of a picture."""
+        task = json.dumps([digest, self.task], sort_keys=True)
+        return f"{hashlib.sha256(task.encode()).hexdigest()[:24]}{INVERSION}"
+
+    def _aligned(self, path: Path) -> tuple[Tensor, dict[str, Any], str | None]:
+        """The square of a picture that is inverted, [1, 3, S, S], what to remember of it, and a remark."""
+        from stylograph.align.warp import crop
+        from stylograph.images import open_photo
+
+        picture = open_photo(path).picture
+        found = self._find(path, picture)
+        source = {
+            "path": str(path),
+            "sha256": file_digest(path),
+            "size": list(picture.size),
+            "quad": found.quad.tolist(),
+            "aligner": "landmarks" if self.config.landmarks else self.aligner_name,
+        }
+        return crop(picture, found.quad, self.generator.resolution), source, found.remark
+
+    def _find(self, path: Path, picture: Image) -> Found:
+        from stylograph.align.find import locate_face
+        from stylograph.align.landmarks import landmarked
+
+        if self.config.landmarks:
+            return landmarked(self.config.landmarks, picture=path)
+        face = self.config.face
+        return locate_face(picture, self.aligner, index=None if face is None else face - 1)
+
+
+def read(path: Path, generator: Generator) -> Outcome:
+    """The inversion in a file, if it is one for this generator."""
+    from stylograph.invert.inversion import Inversion
+
+    try:
+        inversion = Inversion.load(path)
+        inversion.check(generator)
+    except (WeightsError, InvertError) as error:
+        text = str(error)
+        return Outcome(path, error=text if text.startswith(str(path)) else f"{path}: {text}")
+    return Outcome(path, inversion)
+
+
+class Album:
+    """A folder of inversions, and the manifest that says what became of which picture.
+
+    What is done is not done again, as long as picture, generator and settings are the same. Raises `WeightsError` for a
+    manifest that cannot be read, `OutputError` if the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, task: Mapping[str, Any]) -> None:
+        """task: what the inversions depend on beside the pictures, JSON-ready."""
+        self.folder, self.task = folder, json.loads(json.dumps(task))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: got a folder that cannot be made ({error.strerror}); choose another"
+            ) from None
+        self.pictures: dict[str, dict[str, Any]] = {}
+        manifest = folder / MANIFEST
+        if manifest.exists():
+            try:
+                told = json.loads(manifest.read_text())
+                if told["task"] == self.task:
+                    self.pictures = {str(name): dict(entry) for name, entry in told["pictures"].items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                raise WeightsError(
+                    f"{manifest}: got a manifest that cannot be read; delete it to begin anew, or choose another folder"
+                ) from None
+
+    def pending(self, paths: Sequence[Path]) -> list[Path]:
+        """The pictures that are still to be done, or have changed; those that failed are tried again."""
+        return [path for path in paths if not self._done(path)]
+
+    def _done(self, path: Path) -> bool:
+        entry = self.pictures.get(str(path), {})
+        there = bool(entry.get("file")) and (self.folder / str(entry["file"])).is_file()
+        return there and path.is_file() and entry.get("sha256") == file_digest(path)
+
+    def add(self, outcome: Outcome) -> None:
+        """Writes the inversion of a picture and the manifest."""
+        entry: dict[str, Any] = {"error": outcome.error}
+        if outcome.inversion is not None:
+            file = self._name(outcome.path)
+            outcome.inversion.save(self.folder / file)
+            figures = outcome.inversion.figures
+            entry = {"file": file, "sha256": outcome.inversion.source.get("sha256"), "verdict": figures.verdict}
+            entry |= {"figures": asdict(figures), "stages": [stage.name for stage in outcome.inversion.stages]}
+            entry |= {"remark": outcome.remark} if outcome.remark else {}
+        self.pictures[str(outcome.path)] = entry
+        with replacing(self.folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps({"task": self.task, "pictures": self.pictures}, indent=1))
+
+    def _name(self, path: Path) -> str:
+        """A file name no other picture has."""
+        taken = {entry.get("file") for name, entry in self.pictures.items() if name != str(path)}
+        names = [f"{path.stem}{INVERSION}", f"{path.name}{INVERSION}"]
+        names += [f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}{INVERSION}"]
+        return next(name for name in names if name not in taken)
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """A picture of one's own and its edit, to be put back in its place."""
+
+    inversion: Inversion
+    after: Tensor
+    """[1, 3, S, S] in [-1, 1], the edited square."""
+    before: Tensor | None
+    """The same before the edit: then only the difference is put in. None puts in the whole square."""
+
+    @property
+    def path(self) -> Path:
+        """Where the picture came from."""
+        return Path(str(self.inversion.source.get("path", "")))
+
+    def pasted(self) -> Photo:
+        """The picture with its edit. Raises `ImageError` if its file is gone, or is another one by now."""
+        from stylograph.align.geometry import Quad
+        from stylograph.align.warp import paste
+        from stylograph.images import open_photo
+
+        photo = open_photo(self.path)
+        if file_digest(self.path) != self.inversion.source.get("sha256"):
+            raise ImageError(
+                f"{self.path}: got another picture than the one that was inverted; bring that back, or invert again"
+            )
+        return paste(photo, self.after, Quad(self.inversion.source["quad"]), before=self.before)
