@@ -38,6 +38,14 @@ MODELS = {
         "identity embedding of avatars",
         "python -m recipes.avatars.render --what personas; python -m recipes.avatars.train_identity",
     ),
+    "inverter.safetensors": (
+        "encoder of avatars into W+ of this generator, in the manner of e4e",
+        "python -m recipes.avatars.render; python -m recipes.avatars.train_inverter",
+    ),
+    "locator.safetensors": (
+        "where in a picture avatars are, how large and how turned",
+        "python -m recipes.avatars.render; python -m recipes.avatars.train_locator",
+    ),
     "domains.safetensors": (
         "classifier of drawing styles with features for distances, used to score domain adaptation only",
         "python -m recipes.avatars.render; python -m recipes.avatars.train_domains",

@@ -8,7 +8,7 @@
     images = generator.render(edit(generator.sample(4, seed=1)))
 
 `optimize` and `train_mapper` are the other two ways to an edit, `find_strength` says how far to go with it;
-`adapt` moves the generator itself to another domain.
+`adapt` moves the generator itself to another domain, `invert` finds the codes of pictures of your own.
 
 Names are loaded when first used, so that importing the package costs nothing.
 """
@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from stylograph.edit.optimize import optimize
     from stylograph.edit.strength import find_strength
     from stylograph.embed import Clip
+    from stylograph.encoder import Encoder
     from stylograph.generator import Generator
     from stylograph.identity import Identity
-    from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, SampleJob, SweepJob
+    from stylograph.invert.config import InvertConfig
+    from stylograph.invert.inversion import Inversion
+    from stylograph.invert.invert import invert
+    from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, InvertJob, SampleJob, SweepJob
     from stylograph.nada.adapt import adapt
     from stylograph.nada.blend import blend
     from stylograph.nada.config import AdaptConfig
@@ -47,10 +51,14 @@ __all__ = [
     "DirectionConfig",
     "Edit",
     "EditJob",
+    "Encoder",
     "Generator",
     "GridJob",
     "Identity",
     "ImagineJob",
+    "Inversion",
+    "InvertConfig",
+    "InvertJob",
     "Latents",
     "MapperTraining",
     "OptimizeConfig",
@@ -65,6 +73,7 @@ __all__ = [
     "errors",
     "find_direction",
     "find_strength",
+    "invert",
     "load_edit",
     "load_mapper",
     "optimize",
@@ -81,10 +90,14 @@ _HOME = {
     "DirectionConfig": "edit.config",
     "Edit": "edit.base",
     "EditJob": "jobs",
+    "Encoder": "encoder",
     "Generator": "generator",
     "GridJob": "jobs",
     "Identity": "identity",
     "ImagineJob": "jobs",
+    "Inversion": "invert.inversion",
+    "InvertConfig": "invert.config",
+    "InvertJob": "jobs",
     "Latents": "types",
     "MapperTraining": "edit.config",
     "OptimizeConfig": "edit.config",
@@ -96,6 +109,7 @@ _HOME = {
     "blend": "nada.blend",
     "find_direction": "edit.directions",
     "find_strength": "edit.strength",
+    "invert": "invert.invert",
     "load_edit": "edit.base",
     "load_mapper": "edit.mapper",
     "optimize": "edit.optimize",

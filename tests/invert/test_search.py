@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from invert.kit import Pixels
 from stylograph.errors import InvertError, StylographError
 from stylograph.images import resize
 from stylograph.invert.config import SearchConfig
@@ -15,18 +16,6 @@ from stylograph.invert.search import beginnings, search, structure, with_noise
 from stylograph.types import Latents
 
 QUICK = SearchConfig(steps=12, trial=3, pool=6, starts=2, noise=0, patience=0)
-
-
-class Pixels:
-    """A distance that is easy to recompute."""
-
-    name = "pixels"
-
-    def see(self, images):
-        return [images]
-
-    def distance(self, images, seen):
-        return (images - seen[0]).abs().mean((1, 2, 3))
 
 
 @pytest.fixture

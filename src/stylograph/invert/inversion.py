@@ -13,7 +13,7 @@ from torch import Tensor
 from stylograph.errors import InvertError, WeightsError
 from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
-from stylograph.invert.delta import Delta
+from stylograph.invert.delta import Delta, digest_of
 from stylograph.invert.likeness import Figures
 from stylograph.types import Latents
 
@@ -70,12 +70,16 @@ class Inversion:
         return Latents("w+", codes, drawing)
 
     def check(self, generator: Generator) -> None:
-        """Raises `InvertError` unless the picture was inverted with this generator, or with one it was adapted from."""
+        """Raises `InvertError` unless the picture was inverted with this generator, or with one it was adapted from, and its
+        tuning belongs to its code."""
         if self.generator_digest not in generator.lineage:
             raise InvertError(
                 f"got generator {generator.digest[:12]}; this picture was inverted with {self.generator_digest[:12]}. A "
                 "code means another picture in another generator: invert the picture again with this one"
             )
+
+        if self.delta is not None and self.delta.latents_digest != digest_of(Latents("w+", self.codes)):
+            raise InvertError("got a tuning for another code than the one beside it; invert the picture again")
 
     def advice(self) -> str | None:
         """What to try next, if the result is not close."""
@@ -138,7 +142,7 @@ class Inversion:
                 delta=Delta.unpack(packed, record["delta"]) if "delta" in record else None,
                 source=dict(record["source"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, InvertError) as error:
             raise WeightsError(
                 f"{path}: got an inversion file that contradicts itself ({' '.join(str(error).split())[:200]}); expected "
                 "one written by `stylograph invert`; write it again"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stylograph.edit.base import Recogniser
+from stylograph.embed import Clip
 from stylograph.encoder import Encoder
 from stylograph.errors import ImageError, InvertError, one_of
 from stylograph.generator import Generator
@@ -22,6 +23,7 @@ from stylograph.invert.config import InvertConfig
 from stylograph.invert.delta import Delta
 from stylograph.invert.inversion import Inversion, StageReport
 from stylograph.invert.likeness import Distance, Likeness
+from stylograph.invert.perceptual import Perceptual
 from stylograph.invert.search import search
 from stylograph.invert.tuning import tune
 from stylograph.types import Latents, OnStep, Step
@@ -33,7 +35,7 @@ BATCH = 16
 def invert(
     generator: Generator,
     images: Tensor,
-    distance: Distance,
+    distance: Distance | Clip,
     *,
     encoder: Encoder | None = None,
     identity: Recogniser | None = None,
@@ -44,7 +46,7 @@ def invert(
     """Pictures as codes of a generator, one `Inversion` each.
 
     images: [N, 3, H, W] in [-1, 1], aligned as the generator's own pictures are.
-    distance: what tells whether pictures look alike, see `perceptual`.
+    distance: what tells whether pictures look alike: a CLIP, by what its layers see, or another distance (`perceptual`).
     encoder: gives the first codes; without one the search begins at random ones.
     identity: recogniser for the identity term and figure.
     sources: what to remember of every picture.
@@ -57,7 +59,7 @@ def invert(
     if sources is not None and len(sources) != len(images):
         raise InvertError(f"got {len(sources)} sources for {len(images)} pictures; expected one each")
     likeness = Likeness(
-        distance,
+        Perceptual(distance) if isinstance(distance, Clip) else distance,
         identity,
         lambda_perceptual=settings.lambda_perceptual,
         lambda_identity=settings.lambda_identity,
