@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,9 +22,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 RESAMPLERS = ("box", "bicubic")
+WANTED = "expected a readable picture such as .png or .jpg"
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: a file of a few kilobytes can claim to be of any size."""
+MAX_BYTES = 2_000_000_000
+"""Larger files are refused before they are read: no picture of so few pixels takes as much."""
+SIGNS = (
+    (re.compile(rb"(<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg\b", re.DOTALL), "an SVG drawing"),
+    (re.compile(rb"\s*<(!doctype html|html|head|body)\b", re.IGNORECASE), "an HTML page"),
+    (re.compile(rb"%PDF-"), "a PDF file"),
+    (re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL), "a HEIC picture"),
+)
+"""How files begin that are taken for pictures and are none Pillow can read."""
 
 
 @lru_cache(maxsize=32)
@@ -143,15 +154,9 @@ def open_photo(path: str | Path) -> Photo:
     Raises `ImageError` for what is no picture, damaged, empty, or larger than 100 megapixels. Only regular files are
     opened, and none that Pillow would hand to another program (EPS).
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    wanted = "expected a readable picture such as .png or .jpg"
-    try:
-        place = _regular(Path(path))
-    except OSError as error:
-        raise ImageError(f"{path}: got a path that cannot be looked at ({error.strerror}); {wanted}") from None
-    if isinstance(place, str):
-        raise ImageError(f"{path}: got {place}; {wanted}")
+    place = picture_file(path)
     try:
         with Image.open(place) as opened:
             width, height = opened.size
@@ -160,24 +165,54 @@ def open_photo(path: str | Path) -> Photo:
                     f"{path}: got {width} x {height} pixels; expected at most {MAX_PIXELS}; reduce it first"
                 )
             if opened.format == "EPS":
-                raise ImageError(f"{path}: got an EPS file; {wanted}; convert it first")
+                raise ImageError(f"{path}: got an EPS file; {WANTED}; convert it first")
             return Photo.of(opened)
     except ImageError:
         raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: got no readable picture ({_instead(place)}); {WANTED}") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{path}: got a picture that claims far more than {MAX_PIXELS} pixels; expected at most that; reduce it first"
+        ) from None
     except Exception as error:  # a reader that meets damage may raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{path}: got no readable picture ({first}); {wanted}") from None
+        raise ImageError(f"{path}: got no readable picture ({first}); {WANTED}") from None
 
 
-def _regular(path: Path) -> Path | str:
-    """The path of a regular file with ~ resolved, or what is there instead."""
-    with contextlib.suppress(RuntimeError):  # a user nobody knows
-        path = path.expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return "a folder"
-    return "what is no regular file" if path.exists() else "a path where no file is"
+def picture_file(path: str | Path) -> Path:
+    """The path with ~ resolved, of a regular file that is not too large to be a picture.
+
+    Raises `ImageError` for anything else. Nothing is opened: a pipe would wait for a writer for ever.
+    """
+    place = Path(path)
+    try:
+        with contextlib.suppress(RuntimeError):  # a user nobody knows
+            place = place.expanduser()
+        if place.is_file():
+            size = place.stat().st_size
+            if size <= MAX_BYTES:
+                return place
+            found = f"a file of {size / 1e9:.0f} GB"
+        elif place.is_dir():
+            found = "a folder"
+        elif place.exists():
+            found = "what is no regular file"
+        else:
+            found = "a symbolic link that leads to no file" if place.is_symlink() else "a path where no file is"
+    except OSError as error:
+        found = f"a path that cannot be looked at ({error.strerror})"
+    raise ImageError(f"{path}: got {found}; {WANTED}")
+
+
+def _instead(place: Path) -> str:
+    """What a file is that is no picture, as far as its beginning tells."""
+    with contextlib.suppress(OSError), open(place, "rb") as stream:
+        start = stream.read(1000)
+        if not start:
+            return "an empty file"
+        return next((name for sign, name in SIGNS if sign.match(start)), "of no known kind")
+    return "of no known kind"
 
 
 def open_picture(path: str | Path) -> Image:
@@ -219,6 +254,8 @@ def files_of(paths: Sequence[str | Path], endings: Sequence[str] = ENDINGS) -> l
     """
     files: list[Path] = []
     for path in map(Path, paths):
+        with contextlib.suppress(RuntimeError):  # a user nobody knows
+            path = path.expanduser()
         if path.is_dir():
             inside = sorted(
                 p for p in path.iterdir() if p.suffix.lower() in endings and p.is_file() and p.name[0] != "."

@@ -1,0 +1,1 @@
+"""Where the face of a picture is, cutting it out as a generator expects it, and pasting it back."""
