@@ -256,17 +256,21 @@ def files_of(paths: Sequence[str | Path], endings: Sequence[str] = ENDINGS) -> l
     for path in map(Path, paths):
         with contextlib.suppress(RuntimeError):  # a user nobody knows
             path = path.expanduser()
-        if path.is_dir():
-            inside = sorted(
-                p for p in path.iterdir() if p.suffix.lower() in endings and p.is_file() and p.name[0] != "."
-            )
-            if not inside:
-                raise ImageError(
-                    f"{path}: got a folder without pictures; expected files ending in {', '.join(endings)}"
-                )
-            files += inside
-        else:
-            files.append(path)
+        folder = False
+        with contextlib.suppress(OSError):  # what the path cannot be is said when it is opened
+            folder = path.is_dir()
+        files += _inside(path, endings) if folder else [path]
     if not files:
         raise ImageError("got no pictures; expected one file or folder at least")
     return files
+
+
+def _inside(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of a folder with these endings, but hidden ones."""
+    try:
+        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and p.is_file() and p.name[0] != ".")
+    except OSError as error:
+        raise ImageError(f"{folder}: got a folder that cannot be read ({error.strerror}); choose another") from None
+    if not inside:
+        raise ImageError(f"{folder}: got a folder without pictures; expected files ending in {', '.join(endings)}")
+    return inside

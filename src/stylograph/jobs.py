@@ -146,6 +146,9 @@ class AdaptJob(PictureJob):
     """CLIP models: hub ids or folders; by default avatars-robust for avatars, else openai/clip-vit-base-patch32 and -patch16."""
     clip_weights: tuple[float, ...] = ()
     """Share of each model; equal by default."""
+    identity: str | None = None
+    """Recogniser that says how much of the parent's people is left, and guards them if --adapt.lambda-identity says so:
+    "avatars" (the default there), "arcface" or such a file, or "none"."""
     mine: bool = False
     """Also train a latent mapper for the child, for gaps that training alone leaves half-way."""
     adapt: AdaptConfig = field(default_factory=AdaptConfig)

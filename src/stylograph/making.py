@@ -275,7 +275,7 @@ def estimated(world: World) -> Estimate:
     """What the adaptation would take."""
     from stylograph.nada.estimate import estimate
 
-    return estimate(world.generator, target_of(world), world.job.adapt)
+    return estimate(world.generator, target_of(world), world.job.adapt, identity=world.identity)
 
 
 def adapted(world: World) -> Generator:
@@ -285,10 +285,11 @@ def adapted(world: World) -> Generator:
 
     job, path = world.job, world.checkpoint
     _ = world.groups  # a mistake in the seeds or pictures is told before the work, not after it
+    identity = world.identity
     if job.mine:
         check_mining(job.mapper)
     target = target_of(world)
-    child = adapt_to(world.generator, target, config=job.adapt, path=path, on_step=world.on_step)
+    child = adapt_to(world.generator, target, identity=identity, config=job.adapt, path=path, on_step=world.on_step)
     if not job.mine:
         return child
     beside = None if path is None else mapper_checkpoint(path)

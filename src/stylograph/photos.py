@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +34,8 @@ BATCH = 16
 """Pictures inverted together."""
 INVERSION = ".safetensors"
 MANIFEST = "manifest.json"
+LONGEST = 200
+"""Bytes of a file name without its ending; file systems take 255 with it."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ class Studio:
                 continue
             try:
                 kept = self._kept(path)
-                outcomes[i] = Outcome(path, kept)
-                if kept is None:
+                if kept is not None:
+                    outcomes[i] = Outcome(path, kept, remark=kept.source.get("remark"))
+                else:
                     image, source, remark = self._aligned(path)
                     waiting[i] = image, source
                     outcomes[i] = Outcome(path, remark=remark)
@@ -105,16 +110,16 @@ class Studio:
                 outcomes[i] = replace(outcomes[i], inversion=inversion)
                 if self.cache is not None:
                     with suppress(StylographError):  # a full disk costs time, not the result
-                        inversion.save(self.cache / self._key(inversion.source["sha256"]))
+                        inversion.save(self.cache / self._key(paths[i], inversion.source["sha256"]))
         return [outcomes[i] for i in range(len(paths))]
 
     def _kept(self, path: Path) -> Inversion | None:
-        """What was made of this very picture before."""
+        """What was made of this very picture before. Raises `ImageError` for a file that cannot be read."""
         from stylograph.invert.inversion import Inversion
 
-        if self.cache is None or not path.is_file():
+        if self.cache is None:
             return None
-        kept = self.cache / self._key(file_digest(path))
+        kept = self.cache / self._key(path, picture_digest(path))
         with suppress(StylographError):
             found = Inversion.load(kept)
             return replace(found, source={**found.source, "path": str(path)})
@@ -123,19 +128,28 @@ class Studio:
     @property
     def task(self) -> dict[str, Any]:
         """What an inversion depends on beside the picture, JSON-ready."""
+        landmarks = self.config.landmarks
+        with suppress(OSError, RuntimeError, TypeError):  # a file of landmarks may hold others tomorrow
+            file = Path(landmarks or "").expanduser()
+            landmarks = file_digest(file) if file.is_file() else landmarks
         return {
             "generator": self.generator.digest,
             "aligner": self.aligner_name,
             "distance": self.distance.name,
             "encoder": getattr(self.encoder, "name", None),
             "identity": getattr(self.identity, "name", None),
-            "settings": asdict(self.config),
+            "settings": asdict(replace(self.config, landmarks=landmarks)),
         }
 
-    def _key(self, digest: str) -> str:
-        """Name of the cached inversion of a picture."""
-        task = json.dumps([digest, self.task], sort_keys=True)
-        return f"{hashlib.sha256(task.encode()).hexdigest()[:24]}{INVERSION}"
+    def _key(self, path: Path, digest: str) -> str:
+        """Name of the cached inversion of a picture. Where landmarks are given, those of this picture count."""
+        from stylograph.align.landmarks import read_landmarks
+
+        given = self.config.landmarks
+        points = read_landmarks(given, picture=path).tolist() if given else None
+        task = self.task | {"settings": asdict(replace(self.config, landmarks=None))}
+        text = json.dumps([digest, points, task], sort_keys=True)
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}{INVERSION}"
 
     def _aligned(self, path: Path) -> tuple[Tensor, dict[str, Any], str | None]:
         """The square of a picture that is inverted, [1, 3, S, S], what to remember of it, and a remark."""
@@ -146,10 +160,11 @@ class Studio:
         found = self._find(path, picture)
         source = {
             "path": str(path),
-            "sha256": file_digest(path),
+            "sha256": picture_digest(path),
             "size": list(picture.size),
             "quad": found.quad.tolist(),
             "aligner": "landmarks" if self.config.landmarks else self.aligner_name,
+            **({"remark": found.remark} if found.remark else {}),
         }
         return crop(picture, found.quad, self.generator.resolution), source, found.remark
 
@@ -163,6 +178,16 @@ class Studio:
         return locate_face(picture, self.aligner, index=None if face is None else face - 1)
 
 
+def picture_digest(path: Path) -> str:
+    """sha256 of a picture's file. Raises `ImageError` for what is no file, or cannot be read."""
+    from stylograph.images import WANTED, picture_file
+
+    try:
+        return file_digest(picture_file(path))
+    except OSError as error:
+        raise ImageError(f"{path}: got a file that cannot be read ({error.strerror}); {WANTED}") from None
+
+
 def read(path: Path, generator: Generator) -> Outcome:
     """The inversion in a file, if it is one for this generator."""
     from stylograph.invert.inversion import Inversion
@@ -170,7 +195,7 @@ def read(path: Path, generator: Generator) -> Outcome:
     try:
         inversion = Inversion.load(path)
         inversion.check(generator)
-    except (WeightsError, InvertError) as error:
+    except (WeightsError, InvertError, OSError) as error:
         text = str(error)
         return Outcome(path, error=text if text.startswith(str(path)) else f"{path}: {text}")
     return Outcome(path, inversion)
@@ -186,12 +211,7 @@ class Album:
     def __init__(self, folder: Path, task: Mapping[str, Any]) -> None:
         """task: what the inversions depend on beside the pictures, JSON-ready."""
         self.folder, self.task = folder, json.loads(json.dumps(task))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: got a folder that cannot be made ({error.strerror}); choose another"
-            ) from None
+        self._make_folder(trial=True)
         self.pictures: dict[str, dict[str, Any]] = {}
         manifest = folder / MANIFEST
         if manifest.exists():
@@ -204,18 +224,42 @@ class Album:
                     f"{manifest}: got a manifest that cannot be read; delete it to begin anew, or choose another folder"
                 ) from None
 
+    def _make_folder(self, *, trial: bool = False) -> None:
+        """Makes the folder, with something to put into it at hand; as a trial, only looks whether that will do."""
+        folder = self.folder
+        try:
+            if trial:
+                there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+                if not there.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
+                if not os.access(there, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: got a folder that cannot be made or written to ({error.strerror}); choose another"
+            ) from None
+
     def pending(self, paths: Sequence[Path]) -> list[Path]:
         """The pictures that are still to be done, or have changed; those that failed are tried again."""
         return [path for path in paths if not self._done(path)]
 
     def _done(self, path: Path) -> bool:
+        if path.suffix.lower() == INVERSION and path.resolve().parent == self.folder.resolve():
+            return True  # a picture's inversion, beside which it would be written again
         entry = self.pictures.get(str(path), {})
         there = bool(entry.get("file")) and (self.folder / str(entry["file"])).is_file()
-        return there and path.is_file() and entry.get("sha256") == file_digest(path)
+        with suppress(ImageError):
+            return there and "error" not in entry and entry.get("sha256") == picture_digest(path)
+        return False
 
     def add(self, outcome: Outcome) -> None:
         """Writes the inversion of a picture and the manifest."""
-        entry: dict[str, Any] = {"error": outcome.error}
+        self._make_folder()
+        before = self.pictures.get(str(outcome.path), {})
+        # An inversion of the picture as it was stays, and keeps its name.
+        entry: dict[str, Any] = {"error": outcome.error} | ({"file": before["file"]} if before.get("file") else {})
         if outcome.inversion is not None:
             file = self._name(outcome.path)
             outcome.inversion.save(self.folder / file)
@@ -228,11 +272,20 @@ class Album:
             temporary.write_text(json.dumps({"task": self.task, "pictures": self.pictures}, indent=1))
 
     def _name(self, path: Path) -> str:
-        """A file name no other picture has."""
+        """A file name no other picture has, nor a file in the folder that is no inversion."""
         taken = {entry.get("file") for name, entry in self.pictures.items() if name != str(path)}
-        names = [f"{path.stem}{INVERSION}", f"{path.name}{INVERSION}"]
-        names += [f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}{INVERSION}"]
-        return next(name for name in names if name not in taken)
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+        stems = [path.stem, path.name, f"{path.stem[:LONGEST]}-{digest[:8]}", digest]
+        names = [f"{stem}{INVERSION}" for stem in stems if len(os.fsencode(stem)) <= LONGEST]
+        return next((name for name in names if name not in taken and self._free(name)), names[-1])
+
+    def _free(self, name: str) -> bool:
+        """Whether nothing is lost if a file of this name is written."""
+        from stylograph.files import read_tensors
+
+        with suppress(OSError, ValueError):
+            return (read_tensors(self.folder / name)[1] or {}).get("format") == "inversion"
+        return not (self.folder / name).exists()
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,9 +309,15 @@ class Edited:
         from stylograph.align.warp import paste
         from stylograph.images import open_photo
 
+        source = self.inversion.source
+        if not {"path", "sha256", "quad"} <= set(source):
+            raise ImageError(
+                "got an inversion that does not say which picture it is of; expected one of `stylograph invert`; "
+                "invert the picture again"
+            )
         photo = open_photo(self.path)
-        if file_digest(self.path) != self.inversion.source.get("sha256"):
+        if picture_digest(self.path) != source["sha256"]:
             raise ImageError(
                 f"{self.path}: got another picture than the one that was inverted; bring that back, or invert again"
             )
-        return paste(photo, self.after, Quad(self.inversion.source["quad"]), before=self.before)
+        return paste(photo, self.after, Quad(source["quad"]), before=self.before)

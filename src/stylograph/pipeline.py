@@ -238,9 +238,10 @@ def _adapt(world: World) -> Result:
     before, after = world.render(world.groups), world.render(world.codes(child))
     told = child.provenance["adaptation"]
     best = told["best"]
+    people = f", identity {best['identity']:.2f} of the parent's people" if "identity" in best else ""
     remarks = [
         f"best of {len(told['looks']) - 1} looks: step {best['step']:.0f} ({told['ended']}); gain {best['gain']:.2f} "
-        f"(1 is as far as the target), diversity {best['diversity']:.2f} of the parent's"
+        f"(1 is as far as the target), diversity {best['diversity']:.2f} of the parent's{people}"
     ]
     if child.mapper is not None:
         remarks.append(f"samples go through a latent mapper, trained for {child.provenance['mining']['steps']} steps")

@@ -121,14 +121,14 @@ def test_precision_notes_and_mapper_stay(tiny, delta):
 
 
 def test_other_generators_are_refused(tiny, delta):
-    with pytest.raises(InvertError, match="made for .* adapted from it"):
+    with pytest.raises(InvertError, match="one adapted from it"):
         delta.apply(Generator.random(tiny.config, seed=9))
     tuned = delta.apply(tiny)
     with pytest.raises(InvertError, match="tuned to a picture already"):
         delta.apply(tuned)
+    child = child_of(tuned)
+    child.provenance["tuned"] = tuned.provenance["tuned"]  # adaptation passes it on
     with pytest.raises(InvertError, match="tuned to a picture already"):
-        child = child_of(tuned)
-        child.provenance["tuned"] = tuned.provenance["tuned"]  # adaptation passes it on
         delta.apply(child)
     again = Delta(tuned.digest, delta.latents_digest, delta.matrices, delta.small)
     assert again.apply(tuned).ancestors == (tuned.digest, tiny.digest), "made for the tuned one: nothing against it"
@@ -153,7 +153,7 @@ def test_other_generators_are_refused(tiny, delta):
 def test_a_change_of_other_shapes_is_refused(tiny, matrices, small):
     made = {name: LowRank.of(*factors(*shape, 1)) for name, shape in matrices.items()}
     plain = {name: torch.zeros(shape).half() for name, shape in small.items()}
-    with pytest.raises(InvertError, match="this generator has .* there"):
+    with pytest.raises(InvertError, match="this generator has"):
         Delta(tiny.digest, "", made, plain).apply(tiny)
 
 

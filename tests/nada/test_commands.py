@@ -58,7 +58,8 @@ class TestAdapt:
         assert made.root == "avatars"
         told = made.provenance["adaptation"]
         assert (told["target"], told["source"], told["steps"]) == ("a drawing of a person", "a person", 2)
-        assert told["clip"] == "avatars"
+        assert (told["clip"], told["identity"]) == ("avatars", "avatars")
+        assert f"identity {told['best']['identity']:.2f} of the parent's people" in messages
         job = text_of(tmp_path / "sketch.png")
         assert job["job"]["kind"] == "AdaptJob"
         assert job["child"] == made.digest
@@ -161,6 +162,11 @@ class TestAdapt:
             (("adapt", "a bald person", "--clip", "avatars", "--steps", "0"), "steps=0"),
             (("adapt", "a bald person", "--clip", "avatars", "--adapt.top-k", "99"), "top_k=99"),
             (("adapt", "a bald person", "--clip", "avatars", "--adapt.lr", "0"), "nothing could change"),
+            (
+                ("adapt", "a bald person", *FAST, "--adapt.lambda-identity", "0.5", "--identity", "none"),
+                "lambda_identity=0.5 and no recogniser",
+            ),
+            (("adapt", "a bald person", "--clip", "avatars", "--identity", "gone.pth"), "gone.pth"),
             (("adapt", "a bald person", "--clip", "avatars", "--seed"), "no seeds"),
             (("adapt", "a bald person", "--clip", "avatars", "--seed", "-1"), "whole numbers"),
             (("blend", "gone.safetensors"), "gone.safetensors"),

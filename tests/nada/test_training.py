@@ -263,6 +263,8 @@ class TestSettings:
             ({"lr": float("inf")}, "lr=inf"),
             ({"lambda_global": float("nan")}, "lambda_global=nan"),
             ({"lambda_direction": -0.1}, "lambda_direction=-0.1"),
+            ({"lambda_identity": -0.1}, "lambda_identity=-0.1"),
+            ({"lambda_identity": float("nan")}, "lambda_identity=nan"),
             ({"thrift": -1.0}, "thrift=-1.0"),
             ({"image_share": 1.5}, "image_share=1.5"),
             ({"mixing": -0.5}, "mixing=-0.5"),

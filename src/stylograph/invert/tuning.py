@@ -96,10 +96,16 @@ class _Tuning:
     def __init__(
         self, generator: Generator, image: Tensor, latents: Latents, likeness: Likeness, config: TuneConfig
     ) -> None:
-        self.generator, self.latents, self.likeness, self.config = generator, latents, likeness, config
+        self.generator, self.likeness, self.config = generator, likeness, config
         self.rng = torch.Generator().manual_seed(config.seed)
+        self.latents = latents.with_tensor(latents.tensor.detach().to(generator.device).float())
         with torch.no_grad():
-            self.code = generator.styles(latents).tensor.detach().float()
+            self.code = generator.styles(self.latents).tensor
+            self.spread = 0.0
+            """Root of the summed variances of random codes, in the latents' space."""
+            if config.locality:
+                wide = generator.style_statistics(truncation=1.0).std if latents.space == "s" else None
+                self.spread = float((generator.w_samples(1000).std(0) if wide is None else wide).norm())
         self.original = likeness.of(image, generator)
         names = [name for part in trained(generator.net) for name in part]
         self.net = sharing(generator.net, names)
@@ -112,7 +118,7 @@ class _Tuning:
             self.left[name] = weight.new_zeros((weight.shape[0], rank))
             self.right[name] = torch.linalg.qr(random)[0].T.contiguous().to(weight)
         self.sigma = {name: float(p.std(correction=0)) for name, p in self.large.items()}
-        self.starts = {name: p.detach().clone() for name, p in (self.large | self.small).items()}
+        self.starts = dict(generator.net.named_parameters())
         for parameter in (self.large | self.small).values():
             parameter.requires_grad_(True)
         self.best = self.state()
@@ -127,41 +133,29 @@ class _Tuning:
         assert image is not None
         return image
 
-    def neighbour(self) -> Tensor:
-        """A code some way from the one that is tuned at, [1, sum of channels] in S (paper, section 3.3)."""
-        generator = self.generator
+    def neighbour(self) -> Latents:
+        """A code some way from the one that is tuned at, in the same space, towards a random one (paper, eq. 6)."""
+        generator, own = self.generator, self.latents
         z = torch.randn((1, generator.z_dim), generator=self.rng)
         classes = generator.config.c_dim
         label = int(torch.randint(classes, (1,), generator=self.rng)) if classes else None
         random = generator.map(z, label=label, mined=False)
-        own = self.latents
-        if own.space == "w":
-            other = random
-        elif own.space == "w+":
-            other = generator.w_plus(random)
-        else:
-            other = generator.styles(random)
-        way = other.tensor - own.tensor.to(other.tensor)
-        if not hasattr(self, "spread"):
-            if own.space == "s":
-                self.spread = float(generator.style_statistics(truncation=1.0).std.norm())
-            else:
-                self.spread = float(generator.w_samples(1000).std(0).norm())
+        if own.space != "w":
+            random = generator.w_plus(random) if own.space == "w+" else generator.styles(random)
+        way = random.tensor - own.tensor
         far = self.config.reach * self.spread / way.norm(dim=-1, keepdim=True).clamp_min(1e-8)
-        return generator.styles(own.with_tensor(own.tensor.to(way) + far * way)).tensor
+        return own.with_tensor(own.tensor + far * way)
 
     def losses(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of the picture, loss of a neighbour, and the picture, [1, 3, R, R]."""
+        """Loss of the picture, loss of a neighbour, and the picture [1, 3, R, R]."""
         if not self.config.locality:
             image = self.draw(self.net, self.code)
-            loss = self.likeness.loss(image, self.original)[0]
-            return loss, torch.zeros_like(loss), image
+            return self.likeness.loss(image, self.original)[0], image.new_zeros(()), image
         with torch.no_grad():
-            beside = self.neighbour()
-            kept = self.likeness.of(self.draw(self.generator.net, beside), self.generator)
+            beside = self.generator.styles(self.neighbour()).tensor
+            kept = self.draw(self.generator.net, beside)
         images = self.draw(self.net, torch.cat([self.code, beside]))
-        loss = self.likeness.loss(images[:1], self.original)[0]
-        return loss, self.likeness.loss(images[1:], kept)[0], images[:1]
+        return self.likeness.loss(images[:1], self.original)[0], (images[1:] - kept).square().mean(), images[:1]
 
     @torch.enable_grad()
     def run(self, on_step: OnStep | None) -> tuple[Delta, dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stylograph.edit.base import Recogniser
 from stylograph.embed import Clip
 from stylograph.errors import AdaptError
 from stylograph.generator import Generator
@@ -31,6 +32,7 @@ def adapt(
     source: str | None = "a person",
     target_images: Tensor | None = None,
     source_images: Tensor | None = None,
+    identity: Recogniser | None = None,
     config: AdaptConfig | None = None,
     path: str | Path | None = None,
     on_step: OnStep | None = None,
@@ -41,10 +43,13 @@ def adapt(
     target_images: pictures of the target domain, [M, 3, H, W] in [-1, 1]; one to ten are enough. Instead of the sentence or
         together with it.
     source_images: pictures of the source domain; 64 of the generator's own when left out.
+    identity: a recogniser, for the identity loss (`AdaptConfig.lambda_identity`) and to see how much of the parent's people
+        is left.
     path: checkpoint. It is written on the way and, if it is already there, training goes on from it to the same result
         as if it had never stopped.
     on_step: `Step.values` has the losses and, at every look, "gain" (1: as far as the target sentence), "diversity"
-        (1: the parent's) and "score"; then `Step.images` are eight of the child's pictures.
+        (1: the parent's), "score" and with a recogniser "identity" (mean cosine to the parent's people); then
+        `Step.images` are eight of the child's pictures.
     Edits and latents of the parent work on the child. Raises `PromptError` for sentences no direction comes from,
     `AdaptError` for settings that make no sense, a checkpoint of another training, and when training goes astray.
     """
@@ -57,13 +62,14 @@ def adapt(
         source_images=source_images,
         image_share=(config or AdaptConfig()).image_share,
     )
-    return adapt_to(generator, aimed, config=config, path=path, on_step=on_step)
+    return adapt_to(generator, aimed, identity=identity, config=config, path=path, on_step=on_step)
 
 
 def adapt_to(
     generator: Generator,
     target: Target,
     *,
+    identity: Recogniser | None = None,
     config: AdaptConfig | None = None,
     path: str | Path | None = None,
     on_step: OnStep | None = None,
@@ -71,7 +77,7 @@ def adapt_to(
     """`adapt` for a target that is made already."""
     if generator.mapper is not None:
         raise AdaptError("got a generator with a latent mapper; adapt the one it was made from, and mine the child")
-    run = prepare(generator, target, config or AdaptConfig())
+    run = prepare(generator, target, config or AdaptConfig(), identity)
     task = task_of(run.twins, target)
     if path is not None and Path(path).exists():
         run.load(Path(path), task)
@@ -79,10 +85,15 @@ def adapt_to(
     return child_of(generator, run, task)
 
 
-def prepare(generator: Generator, target: Target, config: AdaptConfig) -> Run:
+def prepare(generator: Generator, target: Target, config: AdaptConfig, identity: Recogniser | None = None) -> Run:
     """The training before its first step."""
     settings = config.filled(len(convolutions(generator, config.layers)))
-    return Run(Twins(generator, target, settings), settings)
+    if settings.lambda_identity and identity is None:
+        raise AdaptError(
+            f"got lambda_identity={settings.lambda_identity} and no recogniser; expected one to see it with: give an "
+            "identity (--identity avatars, arcface or a file), or leave the weight at 0"
+        )
+    return Run(Twins(generator, target, settings, identity), settings)
 
 
 def child_of(parent: Generator, run: Run, task: dict[str, Any]) -> Generator:

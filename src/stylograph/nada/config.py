@@ -33,6 +33,9 @@ class AdaptConfig:
     """Weight of the global CLIP loss, 1 - cos(E(child), E(target)). It says how far to go, which the direction leaves open."""
     lambda_direction: float = 1.0
     """Weight of the directional CLIP loss, 1 - cos(E(child) - E(parent), E(target) - E(source))."""
+    lambda_identity: float = 0.0
+    """Weight of 1 - cos of what the recogniser sees in child and parent. Another world has other faces, so 0 there; a change
+    within the domain may keep them."""
     image_share: float = 0.5
     """With a sentence and target pictures: the share of the pictures in both losses."""
     batch: int = 4
@@ -101,7 +104,7 @@ class AdaptConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise AdaptError(f"got {name}={getattr(self, name)}; expected a whole number from {low} up")
-        for name in ("lr", "lambda_global", "lambda_direction", "thrift"):
+        for name in ("lr", "lambda_global", "lambda_direction", "lambda_identity", "thrift"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise AdaptError(f"got {name}={getattr(self, name)}; expected a number from 0 up")
         for name in ("image_share", "mixing", "ema", "crops"):

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from stylograph.edit.base import Recogniser
 from stylograph.generator import Generator
 from stylograph.nada.adapt import prepare
 from stylograph.nada.config import AdaptConfig
 from stylograph.nada.target import Target
 from stylograph.nada.training import Run, losses
-from stylograph.nada.twins import convolutions
+from stylograph.nada.twins import Twins, convolutions
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class Estimate:
         )
 
 
-def estimate(generator: Generator, target: Target, config: AdaptConfig) -> Estimate:
+def estimate(
+    generator: Generator, target: Target, config: AdaptConfig, *, identity: Recogniser | None = None
+) -> Estimate:
     """Measures one look at a picture, one step and one choice of layers; trains nothing."""
     settings = config.filled(len(convolutions(generator, config.layers)))
     small = replace(settings, pool=settings.batch, held_out=2, steps=2)
     began = time.perf_counter()
-    run = prepare(generator, target, small)
+    run = prepare(generator, target, small, identity)
     look = (time.perf_counter() - began) / (small.pool + small.held_out)
     kept = _kept(lambda: losses(run.twins, torch.arange(run.twins.chunk), seed=0)["loss"])
     run.descend()
@@ -73,7 +76,7 @@ def estimate(generator: Generator, target: Target, config: AdaptConfig) -> Estim
     total = look * (settings.pool + settings.held_out * (1 + looks)) + settings.steps * step
     total += choice * (settings.steps // settings.select_every + 1)
     trained = sum(parameter.numel() for parameter in run.twins.parameters.values())
-    weights = _pictures(run, settings) + sum(t.numel() * t.element_size() for t in _tensors(generator, target))
+    weights = _pictures(run, settings) + sum(t.numel() * t.element_size() for t in _tensors(run.twins))
     # Child, average, best, Adam's second moment, gradient: five copies of what trains, in single precision.
     return Estimate(
         settings=settings,
@@ -107,9 +110,10 @@ def _pictures(run: Run, settings: AdaptConfig) -> int:
     return 0 if kept is None else kept[0].nbytes * settings.pool
 
 
-def _tensors(generator: Generator, target: Target) -> list[Tensor]:
-    models = [tower.model for tower in target.clip.towers]
-    return [t for module in (generator.net, *models) for t in (*module.parameters(), *module.buffers())]
+def _tensors(twins: Twins) -> list[Tensor]:
+    models = [twins.parent.net, *(tower.model for tower in twins.target.clip.towers)]
+    models += [net for net in [getattr(twins.identity, "network", None)] if isinstance(net, nn.Module)]
+    return [t for module in models for t in (*module.parameters(), *module.buffers())]
 
 
 def _clock(seconds: float) -> str:

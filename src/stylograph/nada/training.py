@@ -108,11 +108,13 @@ class Run:
         current = self.weights()
         self._put(self.average)
         rows = torch.arange(config.pool, config.pool + config.held_out)
-        pictures, seen, small = [], [], []
+        pictures, seen, small, alike = [], [], [], []
         for part in rows.split(twins.chunk):
             images = twins.child_pictures(part, seed=int(part[0]))
             seen.append(twins.embed(twins.shown(images)))
             small.append(resize(images, THUMBNAIL).flatten(1))
+            if twins.people is not None:
+                alike.append(twins.likeness(images, part))
             pictures.append(images[: max(0, PREVIEWS - int(part[0]) + config.pool)].cpu())
         self._put(current)
         new, old = torch.cat(seen), twins.old[rows]
@@ -125,6 +127,8 @@ class Run:
             "diversity": spread / max(self.spread, 1e-8),
         }
         found["score"] = found["gain"] * found["diversity"] ** config.thrift
+        if alike:
+            found["identity"] = float(torch.cat(alike).mean())
         if not all(abs(value) < float("inf") for value in found.values()):
             raise Astray(f"the averaged child's pictures are no longer numbers at step {self.step}")
         if not self.looks or found["score"] > max(look["score"] for look in self.looks):
@@ -152,9 +156,11 @@ class Run:
         """Goes on where a file of the same training stopped; `AdaptError` if it is of another one."""
         tensors, record = load_tensors(path, "adaptation")
         theirs = record.get("task")
+        theirs = theirs if isinstance(theirs, dict) else {}
+        if "lambda_identity" not in task and "identity" in task:
+            theirs.setdefault("identity", task["identity"])  # nobody was recognised until now, which changes no weight
         try:
             if theirs != task:
-                theirs = theirs if isinstance(theirs, dict) else {}
                 other = sorted(key for key in task.keys() | theirs.keys() if theirs.get(key) != task.get(key))
                 raise _Another(", ".join(other))
             self._restore(tensors, record)
@@ -249,10 +255,14 @@ def train(run: Run, on_step: OnStep | None, file: tuple[Path, Mapping[str, Any]]
 def losses(twins: Twins, rows: Tensor, *, seed: int) -> dict[str, Tensor]:
     """The "loss" and its unweighted parts, each a mean over rows of the pool."""
     config, target = twins.config, twins.target
-    new, old = twins.see(rows, seed=seed)
+    child = twins.child_pictures(rows, seed=seed)
+    new, old = twins.see(child, rows, seed=seed)
     assert config.lambda_global is not None
     parts = {"direction": target.directional(new, old).mean(), "global": target.distance(new).mean()}
     loss = config.lambda_direction * parts["direction"] + config.lambda_global * parts["global"]
+    if config.lambda_identity:
+        parts["identity_loss"] = 1 - twins.likeness(child, rows).mean()
+        loss = loss + config.lambda_identity * parts["identity_loss"]
     return {"loss": loss, **parts}
 
 
@@ -285,6 +295,10 @@ def movement(twins: Twins, *, seed: int) -> Tensor:
 def task_of(twins: Twins, target: Target) -> dict[str, Any]:
     """What a checkpoint has to agree with."""
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(twins.config).items()}
+    if not twins.config.lambda_identity:
+        del settings["lambda_identity"]  # checkpoints from before there was one are still good
+    if twins.identity is not None:
+        settings["identity"] = str(getattr(twins.identity, "name", type(twins.identity).__name__))
     return {
         "parent": twins.parent.digest,
         "precision": str(twins.parent.dtype).removeprefix("torch."),

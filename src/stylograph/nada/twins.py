@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stylograph.edit.base import Recogniser
 from stylograph.errors import AdaptError
 from stylograph.generator import Generator
 from stylograph.images import resize
@@ -88,8 +89,10 @@ class Pool:
 class Twins:
     """A frozen parent, and a child that starts as its copy."""
 
-    def __init__(self, parent: Generator, target: Target, config: AdaptConfig) -> None:
-        self.parent, self.target, self.config = parent, target, config
+    def __init__(
+        self, parent: Generator, target: Target, config: AdaptConfig, identity: Recogniser | None = None
+    ) -> None:
+        self.parent, self.target, self.config, self.identity = parent, target, config, identity
         self.layers = convolutions(parent, config.layers)
         names = parameters_of(parent.net, self.layers, config)
         shared = [t for n, t in (*parent.net.named_parameters(), *parent.net.named_buffers()) if n not in names]
@@ -101,12 +104,19 @@ class Twins:
         self.pool = Pool(parent, config)
         rows = torch.arange(config.pool + config.held_out)
         parts = [*rows[: config.pool].split(self.chunk), *rows[config.pool :].split(self.chunk)]
+        shown, people = [], []
         with torch.no_grad():
-            pictures = [self.shown(self.parents_pictures(part)) for part in parts]
-            self.old = torch.cat([self.embed(part) for part in pictures])
+            for part in parts:
+                pictures = self.parents_pictures(part)
+                shown.append(self.shown(pictures))
+                if identity is not None and (config.lambda_identity or int(part[0]) >= config.pool):
+                    people.append(self.recognise(pictures))
+            self.old = torch.cat([self.embed(part) for part in shown])
             """[P, D] embeddings of the parent's pictures."""
-            self.pictures = torch.cat(pictures)[: config.pool] if config.crops else None
+            self.pictures = torch.cat(shown)[: config.pool] if config.crops else None
             """Those to train on, as CLIP is shown them."""
+        self.people = torch.cat(people) if people else None
+        """The recogniser's vectors of the parent's pictures: of all with a loss of identity, of those to look at without."""
 
     @property
     def chunk(self) -> int:
@@ -164,9 +174,8 @@ class Twins:
 
     # ---------------------------------------------------------------- what CLIP sees
 
-    def see(self, rows: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
-        """Embeddings [N, D] of child and parent for rows of the pool, both through the same random crops."""
-        child = self.child_pictures(rows, seed=seed)
+    def see(self, child: Tensor, rows: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+        """Embeddings [N, D] of the child's pictures and the parent's of these rows, both through the same random crops."""
         if self.pictures is None:
             return self.embed(child), self.old[rows]
         window = crops(len(rows), self.config.crops, seed).to(child)
@@ -181,6 +190,18 @@ class Twins:
 
     def embed(self, pictures: Tensor) -> Tensor:
         return self.target.clip.embed_images(pictures).to(self.parent.device)
+
+    # ---------------------------------------------------------------- what the recogniser sees
+
+    def likeness(self, child: Tensor, rows: Tensor) -> Tensor:
+        """Cosine [N] between the people in the child's pictures and in the parent's of these rows, uncropped."""
+        assert self.people is not None
+        people = self.people[rows - len(self.pool.z)]  # from the end: there may be only those to look at
+        return (self.recognise(child) * people).sum(1)
+
+    def recognise(self, pictures: Tensor) -> Tensor:
+        assert self.identity is not None
+        return self.identity.embed(pictures).to(self.parent.device)
 
 
 def crops(n: int, most: float, seed: int) -> Tensor:
