@@ -40,7 +40,6 @@ WAYS: dict[str, InvertConfig] = {
     "encoder, search": InvertConfig(stages=("encoder", "search"), enough=1),
     "encoder, tune": InvertConfig(stages=("encoder", "tune"), enough=1),
     "encoder, search, tune": InvertConfig(stages=("encoder", "search", "tune"), enough=1),
-    "default": InvertConfig(),
 }
 SENTENCES = (
     "a person wearing sunglasses",

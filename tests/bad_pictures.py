@@ -295,6 +295,8 @@ class Command:
             what = "done"
         elif "out/manifest.json" in self.makes:
             what = "left out"
+        elif self.said.startswith("left out"):
+            what = "done with the others, exit code 1"
         else:
             what = "drawn, but not pasted" if self.makes else "refused"
         return self.given, f"{what}: `{self.said}`" + (", exit code 2" if self.code == 2 else "")
@@ -316,8 +318,8 @@ two pictures, one file to write | invert me.png you.png -o a.safetensors | 1 | g
 a name with a leading dash, without `./` | invert -o out -me.png | 2 | Unrecognized options |
 a path with `~`, in quotes | invert ~/me.png -o out | 0 | 1 inverted | out out/manifest.json out/me.safetensors
 an output that is a file of another kind | invert me.png -o one.json | 1 | one.json is a file |
-an output that is the picture itself | invert me.png -o me.png | 1 | me.png is a file |
-an output named like the picture beside it | invert me.png -o me.safetensors | 1 | got a picture there that stylograph did not write |
+an output that is the picture itself | invert me.png -o me.png | 1 | expected .safetensors, or a folder |
+an output named like the picture beside it | invert me.png -o me.safetensors | 0 | wrote me.safetensors | me.safetensors me-inverted.png
 an output in a folder that is not there | invert me.png -o no/me.safetensors | 1 | create it first |
 an output where nothing can be written | invert me.png -o /proc/none/out | 1 | a folder that cannot be made or written to |
 an output inside the folder of the pictures | invert one -o one/out | 0 | 1 inverted | one/out one/out/manifest.json one/out/a.safetensors
@@ -334,30 +336,24 @@ an encoder that is none | invert me.png -o out --invert.encoder generator.safete
 an encoder of another generator | edit "a person wearing a hat" --image me.png --model generator.safetensors --clip CLIP --invert.encoder avatars -o out.png | 1 | pass an encoder that was trained for this generator |
 `--invert.stages tune` alone | invert me.png -o out --invert.stages tune | 1 | expected one that finds a code first |
 a stage nobody knows | invert me.png -o out --invert.stages dream | 2 | invalid choice 'dream' |
-`--image` with one bad picture among others | edit "a person wearing a hat" --image bad.png me.png -o out.png | 0 | left out bad.png | out.png
+`--image` with one bad picture among others | edit "a person wearing a hat" --image bad.png me.png -o out.png | 1 | left out bad.png | out.png
 `--image` with bad pictures only | edit "a person wearing a hat" --image bad.png gone.png -o out.png | 1 | and 1 more pictures that failed |
 `--image` with a generator | edit "a person wearing a hat" --image generator.safetensors -o out.png | 1 | expected a stylograph inversion file |
 `--image` with an inversion by another generator | edit "a person wearing a hat" --image other.safetensors -o out.png | 1 | invert the picture again with this one |
 `--pasted` without `--image` | edit "a person wearing a hat" --seed 1 -o out.png --pasted p.png | 1 | seeds have no picture around |
-`--pasted` onto the picture itself | edit "a person wearing a hat" --image me.png -o out.png --pasted me.png | 1 | got the picture itself as the file to write |
-`--pasted` onto the picture of an inversion | edit "a person wearing a hat" --image code.safetensors -o out.png --pasted me.png | 1 | expected another one | out.png
-`--pasted` into the folder of the picture | edit "a person wearing a hat" --image me.png -o out.png --pasted . | 1 | got the folder the pictures come from | out.png
+`--pasted` onto the picture itself | edit "a person wearing a hat" --image me.png -o out.png --pasted me.png | 1 | got a file that is read as the one to write |
+`--pasted` onto the picture of an inversion | edit "a person wearing a hat" --image code.safetensors -o out.png --pasted me.png | 1 | got the picture itself as the file to write | out.png
+`--pasted` into the folder of the picture | edit "a person wearing a hat" --image me.png -o out.png --pasted . | 1 | got the folder the pictures come from |
 `--pasted` into another folder | edit "a person wearing a hat" --image me.png -o out.png --pasted empty | 0 | wrote empty/me.png | out.png empty/me.png
 `--pasted` into a folder that is not there | edit "a person wearing a hat" --image me.png -o out.png --pasted no/p.png | 1 | create it first |
-`--pasted` with one file for several pictures | edit "a person wearing a hat" --image me.png you.png -o out.png --pasted p.png | 1 | got one file for 2 pictures; expected a folder | out.png
+`--pasted` with one file for several pictures | edit "a person wearing a hat" --image me.png you.png -o out.png --pasted p.png | 1 | got one file for 2 pictures; expected a folder |
+the picture itself as the output of an edit | edit "a person wearing a hat" --image me.png -o me.png | 1 | expected another |
+an input that stylograph wrote, and an output named like it | invert drawn.png -o drawn.safetensors | 0 | wrote drawn-inverted.png | drawn.safetensors drawn-inverted.png
+an output of `invert` named like a picture | invert me.png -o a.png | 1 | expected |
+`--pasted` onto the output | edit "a person wearing a hat" --image me.png -o out.png --pasted out.png | 1 | expected another |
+the same picture twice, one file to write | invert me.png ./me.png -o a.safetensors | 0 | wrote a.safetensors | a.safetensors a-inverted.png
+a picture too long for the format to paste it in | edit "a person wearing a hat" --image long.png -o out.png --pasted p.webp | 1 | p.webp | out.png
+an output with a name longer than names can be | invert me.png -o LONG.safetensors | 1 | File name too long |
 `imagine` with `--image` | imagine "a person wearing a hat" --image me.png -o out.png | 1 | use stylograph edit to change pictures |
 """)
 )
-
-FAULTS = list(
-    commands("""
-the picture itself as the output of an edit | edit "a person wearing a hat" --image me.png -o me.png | 1 | expected another |
-an input that stylograph wrote, and an output named like it | invert drawn.png -o drawn.safetensors | 1 | drawn.png |
-an output of `invert` named like a picture | invert me.png -o a.png | 1 | expected |
-`--pasted` onto the output | edit "a person wearing a hat" --image me.png -o out.png --pasted out.png | 1 | expected another |
-the same picture twice, one file to write | invert me.png ./me.png -o a.safetensors | 0 | wrote a.safetensors | a.safetensors a.png
-a picture too long for the format to paste it in | edit "a person wearing a hat" --image long.png -o out.png --pasted p.webp | 1 | p.webp | out.png
-an output with a name longer than names can be | invert me.png -o LONG.safetensors | 1 | File name too long |
-""")
-)
-"""What does not work yet: once it does, its line moves up."""

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +15,12 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from stylograph import __version__
-from stylograph.console import about, announce, on_bytes, previewing, progress, say, spare
-from stylograph.errors import StylographError, StylographWarning
+from stylograph.console import about, announce, guard, on_bytes, previewing, progress, say, spare
+from stylograph.errors import ImageError, OutputError, StylographError, StylographWarning
 from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, InvertJob, PictureJob, SampleJob, SweepJob
 from stylograph.making import estimated, mapper_checkpoint
 from stylograph.pipeline import run
-from stylograph.world import World
+from stylograph.world import World, pictures_of
 
 if TYPE_CHECKING:
     from stylograph.pipeline import Result
@@ -49,9 +50,10 @@ def edit(
     """
     if pasted is not None:
         _check_pasted(job, pasted)
-    result = _draw(job, output, save_edit)
-    if pasted is not None:
-        _paste(result, pasted)
+    result = _draw(job, output, save_edit, pasted)
+    failed = result.failed + (_paste(result, pasted) if pasted is not None else 0)
+    if failed:
+        raise SystemExit(1)
 
 
 def _check_pasted(job: EditJob, place: Path) -> None:
@@ -63,47 +65,62 @@ def _check_pasted(job: EditJob, place: Path) -> None:
             "got --pasted without pictures of your own; expected --image: seeds have no picture around"
         )
     if place.is_dir():
+        if os.path.realpath(place) in (os.path.realpath(path.parent) for path in pictures_of(job)):
+            raise StylographError(f"{place}: got the folder the pictures come from; expected another one")
         return
     check_output(place)
-    if place.resolve() in (path.resolve() for path in job.image):
-        raise StylographError(f"{place}: got the picture itself as the file to write; expected another name")
-
-
-def _paste(result: Result, place: Path) -> None:
-    from stylograph.render import save_photo
-
-    if len(result.back) > 1 and not place.is_dir():
+    if len(pictures_of(job)) > 1:
         raise StylographError(
-            f"{place}: got one file for {len(result.back)} pictures; expected a folder: mkdir it, and give the command again"
+            f"{place}: got one file for {len(pictures_of(job))} pictures; expected a folder: make it, and give the command "
+            "again"
         )
+
+
+def _paste(result: Result, place: Path) -> int:
+    """Writes the whole pictures, those that can be; how many cannot."""
+    from stylograph.render import FORMATS, save_photo
+
+    failed, taken = 0, set()
     for edited in result.back:
-        name = place / edited.path.name if place.is_dir() else place
-        if name.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            name = name.with_suffix(".png")
-        if name.resolve() == edited.path.resolve():
-            raise StylographError(f"{place}: got the folder the pictures come from; expected another one")
-        save_photo(edited.pasted(), name)
-        say(f"wrote {name}")
+        name = place
+        if place.is_dir():
+            ending = edited.path.suffix if edited.path.suffix.lower() in FORMATS else ".png"
+            numbers = (f"-{n}" if n else "" for n in count())
+            name = next(p for n in numbers if (p := place / f"{edited.path.stem}{n}{ending}") not in taken)
+            taken.add(name)
+        try:
+            if os.path.realpath(name) == os.path.realpath(edited.path):
+                raise OutputError(f"{name}: got the picture itself as the file to write; expected another name")
+            save_photo(edited.pasted(), name)
+            say(f"wrote {name}")
+        except (ImageError, OutputError) as error:
+            failed += 1
+            say(f"not pasted: {error}")
+    return failed
 
 
 @app.command
 def invert(job: Annotated[InvertJob, arg(name="")], output: Output = Path("inverted")) -> None:
-    """Find the codes a generator draws your own pictures from: aligned, inverted, tuned where that is needed.
+    """Find the codes a generator draws your own pictures from: aligned, inverted, the generator tuned to each.
 
     Example: stylograph invert me.png -o me.safetensors
     Example: stylograph invert photos/ -o inverted/
 
-    One picture becomes a file, which --image takes in place of the picture, and a picture beside it that shows how good it
-    is. Several become a folder of such files with a manifest; given the same command again, what is done is not done
+    One picture becomes a file, which --image takes in place of the picture, and a picture beside it (me-inverted.png) that
+    shows how good it is. Several become a folder of such files with a manifest; given the same command again, what is done is not done
     again, and a picture that fails does not stop the others.
 
     Args:
         output: The inversion to write (.safetensors), or a folder.
     """
     from stylograph.pipeline import invert_all
-    from stylograph.render import check_output
+    from stylograph.render import ANIMATIONS, FORMATS, check_output
 
     _announce(job)
+    if output.suffix.lower() in (*FORMATS, *ANIMATIONS, ".pt"):
+        raise OutputError(
+            f"{output}: got ending {output.suffix!r}; expected .safetensors, or a folder for several pictures"
+        )
     if output.suffix.lower() != ".safetensors":
         with progress() as on_step:
             summary = invert_all(job, output, on_step=on_step)
@@ -113,7 +130,8 @@ def invert(job: Annotated[InvertJob, arg(name="")], output: Output = Path("inver
             raise SystemExit(1)
         return
     check_output(output, (".safetensors",))
-    picture = check_output(output.with_suffix(".png"))
+    picture = check_output(output.with_name(f"{output.stem}-inverted.png"))
+    guard(job, output, picture)
     spare(picture, True)
     with progress() as on_step:
         result = run(job, on_step=on_step)
@@ -189,6 +207,7 @@ def adapt(
 
     check_output(output, GENERATORS)
     picture = check_output(preview or output.with_suffix(".png"))
+    guard(job, output, picture)
     spare(picture, preview is None)
     _announce(job)
     if dry_run:
@@ -317,12 +336,13 @@ def models(json: bool = False) -> None:
         print(about(model) + "\n")
 
 
-def _draw(job: PictureJob, output: Path, save_edit: Path | None = None) -> Result:
+def _draw(job: PictureJob, output: Path, save_edit: Path | None = None, pasted: Path | None = None) -> Result:
     from stylograph.render import ANIMATIONS, FORMATS, check_output
 
     check_output(output, ANIMATIONS if getattr(job, "frames", 0) else FORMATS)
     if save_edit is not None:
         check_output(save_edit, (".safetensors",))
+    guard(job, output, save_edit, pasted)
     _announce(job)
     with progress() as on_step:
         result = run(job, on_step=on_step)

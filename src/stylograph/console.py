@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stylograph.jobs import PictureJob
     from stylograph.types import OnStep, Step
     from stylograph.weights import KnownModel
 
@@ -16,7 +18,8 @@ PREVIEW_ROWS = 8
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """A line for people; characters that would command a terminal are written out."""
+    print("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), file=sys.stderr)
 
 
 @contextmanager
@@ -69,6 +72,20 @@ def about(model: KnownModel) -> str:
         f"{model.name:<22} {model.summary}, {what}{size}\n"
         f"{'':<22} licence: {model.licence}\n{'':<22} by:      {model.origin}\n{'':<22} from:    {place}{verified}"
     )
+
+
+def guard(job: PictureJob, *outputs: Path | None) -> None:
+    """Complains if a file to write is one that is read, or two of them are one."""
+    from stylograph.errors import OutputError
+    from stylograph.jobs import PATHS
+
+    read = {os.path.realpath(path) for name in PATHS for path in getattr(job, name, ())} | {os.path.realpath(job.model)}
+    written = [path for path in outputs if path is not None]
+    for path in written:
+        if os.path.realpath(path) in read:
+            raise OutputError(f"{path}: got a file that is read as the one to write; expected another name")
+        if sum(os.path.realpath(path) == os.path.realpath(other) for other in written) > 1:
+            raise OutputError(f"{path}: got the same file for two outputs; expected another name for one of them")
 
 
 def spare(picture: Path, unasked: bool) -> None:

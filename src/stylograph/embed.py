@@ -22,6 +22,7 @@ from stylograph.errors import PromptError, PromptWarning, StylographError, Weigh
 from stylograph.images import RESAMPLERS, resize
 from stylograph.losses import direction, unit_mean
 from stylograph.templates import IMAGENET_TEMPLATES
+from stylograph.weights.tensors import hash_tensors
 
 NORMALIZATIONS = ("model", "none")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -111,9 +112,7 @@ class Clip:
         state = hashlib.sha256(json.dumps(setting).encode())
         for tower in self.towers:
             state.update(json.dumps(tower.tokenizer.get_vocab(), sort_keys=True).encode())
-            for name, tensor in sorted(tower.model.state_dict().items()):
-                state.update(name.encode())
-                state.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+            hash_tensors(state, tower.model.state_dict())
         return state.hexdigest()
 
     @property

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -46,7 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
         reason = error.strerror or error
         raise OutputError(f"{path}: could not be written ({reason}); nothing was changed") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, record: Mapping[str, Any]) -> Path:
@@ -54,7 +55,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, record: M
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    header = json.dumps({"format": kind, "version": VERSION, **record}, sort_keys=True, ensure_ascii=False)
+    header = json.dumps({"format": kind, "version": VERSION, **record}, sort_keys=True)
     content = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:

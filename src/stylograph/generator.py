@@ -19,6 +19,7 @@ from stylograph.nets.mapper import LatentMapper, MapperConfig
 from stylograph.nets.stylegan2 import Layer, StyleGAN2, StyleGAN2Config
 from stylograph.types import Latents
 from stylograph.weights import REGISTRY, Checkpoint, locate, read, write
+from stylograph.weights.tensors import hash_tensors
 
 NOISE_MODES = ("const", "random", "none")
 STATISTICS_SAMPLES = 10_000
@@ -184,10 +185,7 @@ class Generator:
         if self.mapper is not None:
             state.update(json.dumps(self.mapper.config.to_dict(), sort_keys=True).encode())
             tensors |= {f"mapper.{name}": tensor for name, tensor in self.mapper.state_dict().items()}
-        for name, tensor in sorted(tensors.items()):
-            state.update(name.encode())
-            state.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return state.hexdigest()
+        return hash_tensors(state, tensors)
 
     def __repr__(self) -> str:
         c = self.config

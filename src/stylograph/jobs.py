@@ -50,6 +50,8 @@ class InvertJob(PictureJob):
     """Pictures: files, or folders of them."""
     identity: str | None = None
     """Recogniser for the identity term: "avatars" (the default there), "arcface" or such a file, or "none"."""
+    clip: str | None = None
+    """CLIP model whose layers tell whether pictures look alike; by default as for edits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,8 @@ class Studio:
     aligner_name: str
     encoder: Encoder | None = None
     identity: Recogniser | None = None
+    models: Mapping[str, str | None] = field(default_factory=dict)
+    """Digests of all of these, so that nothing made by others is taken for theirs."""
     cache: Path | None = None
     """Folder that keeps what was inverted, so that the same picture is not inverted twice."""
     on_step: OnStep | None = None
@@ -93,7 +95,7 @@ class Studio:
                     waiting[i] = image, source
                     outcomes[i] = Outcome(path, remark=remark)
             except ImageError as error:
-                outcomes[i] = Outcome(path, error=str(error))
+                outcomes[i] = Outcome(path, error=_about(path, error))
         if waiting:
             images, sources = zip(*waiting.values())
             made = invert(
@@ -136,8 +138,7 @@ class Studio:
             "generator": self.generator.digest,
             "aligner": self.aligner_name,
             "distance": self.distance.name,
-            "encoder": getattr(self.encoder, "name", None),
-            "identity": getattr(self.identity, "name", None),
+            "models": dict(self.models),
             "settings": asdict(replace(self.config, landmarks=landmarks)),
         }
 
@@ -196,9 +197,14 @@ def read(path: Path, generator: Generator) -> Outcome:
         inversion = Inversion.load(path)
         inversion.check(generator)
     except (WeightsError, InvertError, OSError) as error:
-        text = str(error)
-        return Outcome(path, error=text if text.startswith(str(path)) else f"{path}: {text}")
+        return Outcome(path, error=_about(path, error))
     return Outcome(path, inversion)
+
+
+def _about(path: Path, error: Exception) -> str:
+    """What went wrong, with the file's name in front."""
+    text = str(error)
+    return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
 class Album:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,16 @@ class Result:
     generator: Generator | None = None
     """What an adaptation made."""
     outcomes: list[Outcome] = field(default_factory=list)
-    """What became of every picture that was to be inverted."""
+    """What became of every picture of the job's own."""
     back: list[Edited] = field(default_factory=list)
     """The job's own pictures, for the edit to be put in its place."""
     provenance: dict[str, Any] = field(default_factory=dict)
     frames: list[Image] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """How many of the job's own pictures had to be left out."""
+        return sum(outcome.inversion is None for outcome in self.outcomes)
 
     def picture(self) -> Image:
         from stylograph.render import sheet
@@ -74,7 +79,9 @@ def run(job: PictureJob, *, on_step: OnStep | None = None, checkpoint: str | Pat
     """
     for kind, work in WORK.items():
         if isinstance(job, kind):
-            return work(World(job, on_step, None if checkpoint is None else Path(checkpoint)))
+            world = World(job, on_step, None if checkpoint is None else Path(checkpoint))
+            result = work(world)
+            return replace(result, outcomes=world.outcomes) if job.image else result
     raise TypeError(f"got a {type(job).__name__}; expected one of {', '.join(kind.__name__ for kind in WORK)}")
 
 
@@ -119,7 +126,7 @@ def _told(world: World) -> list[str]:
     for outcome in world.outcomes:
         name = outcome.path.name
         if outcome.inversion is None:
-            lines.append(f"left out {name}: {outcome.error}")
+            lines.append(f"left out {outcome.error}")
             continue
         advice = outcome.inversion.advice()
         lines += [f"{name}: {outcome.inversion.figures.describe()}", *([f"{name}: {advice}"] if advice else [])]
@@ -252,10 +259,10 @@ def _adapt(world: World) -> Result:
 
 def _invert(world: World) -> Result:
     told = [f"{n}: {line}" for n, i in zip(_names(world), world.inversions) for line in i.describe().splitlines()]
-    told += [f"left out {o.path.name}: {o.error}" for o in world.outcomes if o.inversion is None]
+    told += [f"left out {o.error}" for o in world.outcomes if o.inversion is None]
     verdicts = ", ".join(inversion.figures.verdict for inversion in world.inversions)
     rows, captions = [_inputs(world), world.render(world.groups)], ["aligned", f"inverted: {verdicts}"]
-    return Result(rows, captions, remarks=told, outcomes=world.outcomes, provenance=world.provenance())
+    return Result(rows, captions, remarks=told, provenance=world.provenance())
 
 
 def _blend(world: World) -> Result:
@@ -332,7 +339,7 @@ def invert_all(job: InvertJob, folder: str | Path, *, on_step: OnStep | None = N
         album.add(outcome)
         if outcome.inversion is None:
             failed += 1
-            lines.append(f"left out {outcome.path}: {outcome.error}")
+            lines.append(f"left out {outcome.error}")
         else:
             more = f"; {outcome.remark}" if outcome.remark else ""
             lines.append(f"{outcome.path.name}: {outcome.inversion.figures.describe()}{more}")

@@ -83,8 +83,11 @@ def check_output(path: Path, formats: Sequence[str] = FORMATS) -> Path:
     """Complains before the work starts, not after it: the path can be written and has one of the endings `formats`."""
     if path.suffix.lower() not in formats:
         raise OutputError(f"{path}: got ending {path.suffix!r}; expected one of {', '.join(formats)}")
-    if path.is_dir():
-        raise OutputError(f"{path}: got a folder; expected a file name")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: got a folder; expected a file name")
+    except OSError as error:  # a name longer than names can be
+        raise OutputError(f"{path}: could not be written ({error.strerror}); expected another name") from None
     folder = path.parent if str(path.parent) else Path(".")
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; create it first")
@@ -120,7 +123,10 @@ def save_photo(photo: Photo, path: Path) -> Path:
     picture = photo.merged(transparent=path.suffix.lower() not in (".jpg", ".jpeg"))
     options: dict[str, Any] = {} if path.suffix.lower() == ".png" else {"quality": 95}
     with replacing(path) as temporary:
-        picture.save(temporary, icc_profile=picture.info.get("icc_profile"), **options)
+        try:
+            picture.save(temporary, icc_profile=picture.info.get("icc_profile"), **options)
+        except ValueError as error:  # WebP ends at 16383 pixels
+            raise OSError(f"{error}; PNG takes {picture.width} x {picture.height} pixels") from error
     return path
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from stylograph.errors import ImageError, InvertError, StylographError
-from stylograph.jobs import AdaptJob, to_record
+from stylograph.jobs import AdaptJob, PictureJob, to_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from stylograph.embed import Clip
     from stylograph.generator import Generator
     from stylograph.invert.inversion import Inversion
+    from stylograph.invert.likeness import Distance
     from stylograph.photos import Outcome, Studio
     from stylograph.types import Latents, OnStep
 
@@ -116,10 +120,7 @@ class World:
     @cached_property
     def files(self) -> list[Path]:
         """The job's own pictures and inversions, file by file."""
-        from stylograph.images import ENDINGS, files_of
-        from stylograph.photos import INVERSION
-
-        return files_of(self.job.image, (*ENDINGS, INVERSION))
+        return pictures_of(self.job)
 
     @cached_property
     def studio(self) -> Studio:
@@ -141,18 +142,33 @@ class World:
         encoder = config.encoder or ("avatars" if avatars else None)
         given = getattr(job, "clip", None)
         clip = "avatars-robust" if avatars else given if isinstance(given, str) else CLIPS["photographs"][0]
-        lpips = config.perceptual == "lpips"
+        distance: Distance = (
+            Lpips(device)
+            if config.perceptual == "lpips"
+            else Perceptual(Clip.from_pretrained(clip, device=device, offline=offline))
+        )
+        encode = None if encoder is None else Encoder.from_pretrained(encoder, device=device, offline=offline)
+        aligner = load_aligner("none" if config.landmarks else align, device=device, offline=offline)
+        if config.face is not None and config.face < 1:
+            raise InvertError(f"got --face {config.face}; expected 1 for the most prominent one, 2 for the next")
         cache = cache_folder() / "inversions"
-        cache.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # without a cache the same picture is inverted again
+            cache.mkdir(parents=True, exist_ok=True)
         return Studio(
             generator,
             config,
-            Lpips(device) if lpips else Perceptual(Clip.from_pretrained(clip, device=device, offline=offline)),
-            load_aligner("none" if config.landmarks else align, device=device, offline=offline),
+            distance,
+            aligner,
             align,
-            encoder=None if encoder is None else Encoder.from_pretrained(encoder, device=device, offline=offline),
+            encoder=encode,
             identity=self.identity,
-            cache=cache,
+            models={
+                "clip": getattr(getattr(distance, "clip", None), "digest", None),
+                "encoder": _digest(encode),
+                "identity": _digest(self.identity),
+                "aligner": _digest(aligner),
+            },
+            cache=cache if cache.is_dir() else None,
             on_step=self.on_step,
         )
 
@@ -203,6 +219,23 @@ class World:
 
         if self.on_step:
             self.on_step(Step("downloading", done, total))
+
+
+def _digest(model: Any) -> str | None:
+    """Digest of the weights of an encoder, a recogniser or an aligner, if it has any to look at."""
+    from stylograph.weights.tensors import hash_tensors
+
+    network = getattr(model, "network", None)
+    return None if network is None else hash_tensors(hashlib.sha256(), network.state_dict())
+
+
+def pictures_of(job: PictureJob) -> list[Path]:
+    """The files of a job's own pictures and inversions, each once. Raises `ImageError` if there are none."""
+    from stylograph.images import ENDINGS, files_of
+    from stylograph.photos import INVERSION
+
+    found = files_of(job.image, (*ENDINGS, INVERSION))
+    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
 
 
 RENDER_BATCH = 8

@@ -70,9 +70,10 @@ class TuneConfig:
 class InvertConfig:
     """How a picture is turned into a code of the generator."""
 
-    stages: tuple[Stage, ...] = ("encoder", "search", "tune")
-    """What to do, in this order: a look by the encoder (where there is none, nothing), optimisation of the code, tuning
-    of the generator for this one picture (PTI)."""
+    stages: tuple[Stage, ...] = ()
+    """What to do, of: a look by the encoder, optimisation of the code (search), tuning of the generator for this one
+    picture (tune, PTI); in this order. By default encoder and tune, and search in the place of an encoder that is not
+    there."""
     enough: float = 0.85
     """Later stages are left out for a picture that is this close already; 1 does all of them. 1 is the same picture, 0 a
     stranger."""

@@ -87,7 +87,7 @@ class Inversion:
             return None
         done = {stage.name for stage in self.stages}
         if "tune" not in done:
-            return "go on with --invert.stages encoder search tune --invert.enough 1"
+            return "tune the generator to it: --invert.stages encoder search tune --invert.enough 1"
         aligned = self.source.get("aligner", "none")
         if aligned == "none":
             return "the picture was not aligned: try --align faces or avatars, or --landmarks"

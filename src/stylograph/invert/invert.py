@@ -161,10 +161,11 @@ def _stages(config: InvertConfig, encoder: Encoder | None) -> Sequence[str]:
     for name in config.stages:
         if name not in WORK:
             raise InvertError(one_of(str(name), WORK, "stage"))
-    chosen = [name for name in WORK if name in config.stages and (name != "encoder" or encoder is not None)]
+    wanted = config.stages or ("search" if encoder is None else "encoder", "tune")
+    chosen = [name for name in WORK if name in wanted and (name != "encoder" or encoder is not None)]
     if not chosen or chosen[0] == "tune":
         raise InvertError(
-            f"got stages {', '.join(config.stages) or 'none'}{'' if encoder else ' and no encoder'}; expected one that "
+            f"got stages {', '.join(config.stages)}{'' if encoder else ' and no encoder'}; expected one that "
             "finds a code first: search, or encoder with --invert.encoder"
         )
     return chosen

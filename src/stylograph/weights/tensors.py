@@ -98,6 +98,14 @@ def _read(path: Path, prefix: str, beside: Collection[str]) -> tuple[dict[str, T
     return found, known
 
 
+def hash_tensors(state: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Adds names and numbers of tensors to a hash (`hashlib`), as float32 and in the order of their names; its digest then."""
+    for name, tensor in sorted(tensors.items()):
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
 def _is_float(value: Any) -> bool:
     """Whether a value is a tensor of weights; BatchNorm's step counters are whole numbers, and nobody needs them."""
     return isinstance(value, TensorRef) and value.storage.dtype in ("bf", "<f2", "<f4", "<f8")
