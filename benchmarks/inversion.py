@@ -29,7 +29,7 @@ from benchmarks.measure import report
 from recipes.avatars.render import HELD_OUT, load_set
 from stylograph import EditJob, InvertJob
 from stylograph.images import read_images
-from stylograph.invert.config import InvertConfig
+from stylograph.inversion.config import InvertConfig
 from stylograph.making import make
 from stylograph.metrics import Judge, visible
 from stylograph.world import World

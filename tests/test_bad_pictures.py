@@ -390,8 +390,6 @@ def test_again_with_another_picture(say, place):
     assert not Path("out-again.png").exists()
 
 
-
-
 @story("a cache folder that cannot be made", "nothing is kept there; everything else is as always")
 def test_a_cache_that_cannot_be_made(say, place, monkeypatch):
     monkeypatch.setenv("STYLOGRAPH_CACHE", "one.json")

@@ -22,7 +22,9 @@ def test_a_job_survives_json(kind):
     assert job_from_record(record) == job
 
 
-@pytest.mark.parametrize("kind", [k for k in JOBS.values() if k not in (SampleJob, InvertJob, BlendJob)], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "kind", [k for k in JOBS.values() if k not in (SampleJob, InvertJob, BlendJob)], ids=lambda k: k.__name__
+)
 def test_the_sentence_comes_first(kind):
     assert kind("a hat").target == "a hat"
 

@@ -65,7 +65,11 @@ class TestInvert:
     def test_a_folder_goes_on_where_it_was_left(self, say, folder, tmp_path):
         arguments = ("invert", folder / "a.png", folder / "b.png", "-o", tmp_path / "out", *LOOK)
         assert say(*arguments)[0] == 0
-        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.safetensors", "b.safetensors", "manifest.json"]
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+            "a.safetensors",
+            "b.safetensors",
+            "manifest.json",
+        ]
         (tmp_path / "out" / "b.safetensors").unlink()
         code, _, told = say(*arguments)
         assert code == 0
@@ -95,7 +99,16 @@ class TestEdit:
         made = []
         for way in ("change", "whole"):
             back = tmp_path / f"{way}.png"
-            arguments = ("--image", folder / "me.safetensors", "-o", tmp_path / "o.png", "--pasted", back, "--paste", way)
+            arguments = (
+                "--image",
+                folder / "me.safetensors",
+                "-o",
+                tmp_path / "o.png",
+                "--pasted",
+                back,
+                "--paste",
+                way,
+            )
             assert say("edit", GLASSES, *arguments, *FAST)[0] == 0
             made.append(np.asarray(Image.open(back)).astype(int))
         original = np.asarray(Image.open(folder / "a.png")).astype(int)
@@ -113,7 +126,9 @@ class TestEdit:
         saved = tmp_path / "edit.safetensors"
         arguments = ("--method", "optimize", "--optimize.steps", "2", "--optimize.space", "w+", "--strength", "1")
         pictures = ("--image", folder / "b.png", folder / "me.safetensors")
-        code, _, told = say("edit", GLASSES, *pictures, *arguments, "-o", tmp_path / "o.png", "--save-edit", saved, *LOOK)
+        code, _, told = say(
+            "edit", GLASSES, *pictures, *arguments, "-o", tmp_path / "o.png", "--save-edit", saved, *LOOK
+        )
         assert code == 0, told
         edit = load_edit(saved, Generator.from_pretrained("avatars"))
         assert len(edit.delta) == 2

@@ -16,7 +16,7 @@ LAYERS = [
     {"nets", "weights", "assets"},
     {"generator", "embed", "identity", "encoder", "align"},
     {"edit"},
-    {"nada", "invert"},
+    {"nada", "inversion"},
     {"render", "metrics", "domains"},
     {"jobs", "photos"},
     {"world"},

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from invert.kit import Oracle, Pixels, inversion_of
+from inversion.kit import Oracle, Pixels, inversion_of
 from PIL import Image
 
 from stylograph.align.find import MiddleSquare, load_aligner
 from stylograph.align.geometry import Found, Quad
 from stylograph.errors import ImageError, OutputError, WeightsError
 from stylograph.generator import Generator
-from stylograph.invert.config import InvertConfig
+from stylograph.inversion.config import InvertConfig
 from stylograph.photos import Album, Edited, Studio
 
 ENCODE = InvertConfig(stages=("encoder",))
@@ -23,9 +23,7 @@ ENCODE = InvertConfig(stages=("encoder",))
 def studio(tiny, tmp_path):
     codes = tiny.w_plus(tiny.sample(8, seed=4)).tensor
     (tmp_path / "cache").mkdir()
-    return Studio(
-        tiny, ENCODE, Pixels(), MiddleSquare(), "none", encoder=Oracle(codes), cache=tmp_path / "cache"
-    )
+    return Studio(tiny, ENCODE, Pixels(), MiddleSquare(), "none", encoder=Oracle(codes), cache=tmp_path / "cache")
 
 
 @pytest.fixture

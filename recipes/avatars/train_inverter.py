@@ -22,7 +22,7 @@ from stylograph.assets import ASSETS
 from stylograph.embed import Clip
 from stylograph.generator import Generator
 from stylograph.identity import Identity
-from stylograph.invert.perceptual import Perceptual
+from stylograph.inversion.perceptual import Perceptual
 from stylograph.metrics import Judge
 from stylograph.nets.inverter import Inverter, InverterConfig
 from stylograph.types import Latents

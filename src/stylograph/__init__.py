@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from stylograph.encoder import Encoder
     from stylograph.generator import Generator
     from stylograph.identity import Identity
-    from stylograph.invert.config import InvertConfig
-    from stylograph.invert.inversion import Inversion
-    from stylograph.invert.invert import invert
+    from stylograph.inversion.config import InvertConfig
+    from stylograph.inversion.inversion import Inversion
+    from stylograph.inversion.invert import invert
     from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, InvertJob, SampleJob, SweepJob
     from stylograph.nada.adapt import adapt
     from stylograph.nada.blend import blend
@@ -95,8 +95,8 @@ _HOME = {
     "GridJob": "jobs",
     "Identity": "identity",
     "ImagineJob": "jobs",
-    "Inversion": "invert.inversion",
-    "InvertConfig": "invert.config",
+    "Inversion": "inversion.inversion",
+    "InvertConfig": "inversion.config",
     "InvertJob": "jobs",
     "Latents": "types",
     "MapperTraining": "edit.config",
@@ -109,7 +109,7 @@ _HOME = {
     "blend": "nada.blend",
     "find_direction": "edit.directions",
     "find_strength": "edit.strength",
-    "invert": "invert.invert",
+    "invert": "inversion.invert",
     "load_edit": "edit.base",
     "load_mapper": "edit.mapper",
     "optimize": "edit.optimize",

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from stylograph.edit.config import DirectionConfig, MapperTraining, OptimizeConfig, StrengthConfig
 from stylograph.errors import StylographError, one_of
-from stylograph.invert.config import InvertConfig
+from stylograph.inversion.config import InvertConfig
 from stylograph.nada.config import MINING, AdaptConfig
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from stylograph.encoder import Encoder
     from stylograph.generator import Generator
     from stylograph.images import Photo
-    from stylograph.invert.config import InvertConfig
-    from stylograph.invert.inversion import Inversion
-    from stylograph.invert.likeness import Distance
+    from stylograph.inversion.config import InvertConfig
+    from stylograph.inversion.inversion import Inversion
+    from stylograph.inversion.likeness import Distance
     from stylograph.types import OnStep
 
 BATCH = 16
@@ -78,7 +78,7 @@ class Studio:
     def _batch(self, paths: Sequence[Path]) -> list[Outcome]:
         import torch
 
-        from stylograph.invert.invert import invert
+        from stylograph.inversion.invert import invert
 
         outcomes: dict[int, Outcome] = {}
         waiting: dict[int, tuple[Tensor, dict[str, Any]]] = {}
@@ -117,7 +117,7 @@ class Studio:
 
     def _kept(self, path: Path) -> Inversion | None:
         """What was made of this very picture before. Raises `ImageError` for a file that cannot be read."""
-        from stylograph.invert.inversion import Inversion
+        from stylograph.inversion.inversion import Inversion
 
         if self.cache is None:
             return None
@@ -191,7 +191,7 @@ def picture_digest(path: Path) -> str:
 
 def read(path: Path, generator: Generator) -> Outcome:
     """The inversion in a file, if it is one for this generator."""
-    from stylograph.invert.inversion import Inversion
+    from stylograph.inversion.inversion import Inversion
 
     try:
         inversion = Inversion.load(path)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from stylograph.edit.base import Recogniser
     from stylograph.embed import Clip
     from stylograph.generator import Generator
-    from stylograph.invert.inversion import Inversion
-    from stylograph.invert.likeness import Distance
+    from stylograph.inversion.inversion import Inversion
+    from stylograph.inversion.likeness import Distance
     from stylograph.photos import Outcome, Studio
     from stylograph.types import Latents, OnStep
 
@@ -128,7 +128,7 @@ class World:
         from stylograph.align.find import load_aligner
         from stylograph.embed import Clip
         from stylograph.encoder import Encoder
-        from stylograph.invert.perceptual import Lpips, Perceptual
+        from stylograph.inversion.perceptual import Lpips, Perceptual
         from stylograph.photos import Studio
         from stylograph.weights.download import cache_folder
 

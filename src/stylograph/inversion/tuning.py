@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from stylograph.errors import InvertError, LatentsError
 from stylograph.generator import Generator
-from stylograph.invert.config import TuneConfig
-from stylograph.invert.delta import Delta, LowRank, digest_of, sharing
-from stylograph.invert.likeness import Likeness
+from stylograph.inversion.config import TuneConfig
+from stylograph.inversion.delta import Delta, LowRank, digest_of, sharing
+from stylograph.inversion.likeness import Likeness
 from stylograph.nets.stylegan2 import StyleGAN2
 from stylograph.types import Latents, OnStep, Step
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from stylograph.invert.inversion import Inversion, StageReport
-from stylograph.invert.likeness import Figures
+from stylograph.inversion.inversion import Inversion, StageReport
+from stylograph.inversion.likeness import Figures
 from stylograph.types import Latents
 
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from invert.kit import Oracle, Pixels, inversion_of
+from inversion.kit import Oracle, Pixels, inversion_of
 from stylograph.errors import ImageError, InvertError, WeightsError
 from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
-from stylograph.invert.config import InvertConfig, SearchConfig, TuneConfig
-from stylograph.invert.delta import Delta
-from stylograph.invert.inversion import Inversion
-from stylograph.invert.invert import invert
-from stylograph.invert.likeness import Likeness
-from stylograph.invert.tuning import tune
+from stylograph.inversion.config import InvertConfig, SearchConfig, TuneConfig
+from stylograph.inversion.delta import Delta
+from stylograph.inversion.inversion import Inversion
+from stylograph.inversion.invert import invert
+from stylograph.inversion.likeness import Likeness
+from stylograph.inversion.tuning import tune
 from stylograph.nets.mapper import Group, LatentMapper, MapperConfig
 from stylograph.types import Latents
 
@@ -186,7 +186,8 @@ class TestInversion:
 
 class TestReport:
     @pytest.mark.parametrize(
-        ("closeness", "word"), [(0.9, "very close"), (0.8, "close"), (0.65, "recognisable"), (0.1, "poor"), (-3, "poor")]
+        ("closeness", "word"),
+        [(0.9, "very close"), (0.8, "close"), (0.65, "recognisable"), (0.1, "poor"), (-3, "poor")],
     )
     def test_words(self, mild, closeness, word):
         assert inversion_of(mild, closeness=closeness).figures.verdict == word

@@ -10,7 +10,7 @@ from stylograph.edit.base import Shift
 from stylograph.errors import InvertError, WeightsError
 from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
-from stylograph.invert.delta import Delta, LowRank, digest_of, sharing
+from stylograph.inversion.delta import Delta, LowRank, digest_of, sharing
 from stylograph.nets.mapper import Group, LatentMapper, MapperConfig
 from stylograph.resuming import pack, unpack
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from invert.kit import Pixels
+from inversion.kit import Pixels
 from stylograph.errors import InvertError, StylographError
 from stylograph.images import resize
-from stylograph.invert.config import SearchConfig
-from stylograph.invert.likeness import Likeness
-from stylograph.invert.perceptual import Lpips, Perceptual
-from stylograph.invert.search import beginnings, search, structure, with_noise
+from stylograph.inversion.config import SearchConfig
+from stylograph.inversion.likeness import Likeness
+from stylograph.inversion.perceptual import Lpips, Perceptual
+from stylograph.inversion.search import beginnings, search, structure, with_noise
 from stylograph.types import Latents
 
 QUICK = SearchConfig(steps=12, trial=3, pool=6, starts=2, noise=0, patience=0)

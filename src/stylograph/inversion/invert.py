@@ -19,13 +19,13 @@ from stylograph.encoder import Encoder
 from stylograph.errors import ImageError, InvertError, one_of
 from stylograph.generator import Generator
 from stylograph.images import resize
-from stylograph.invert.config import InvertConfig
-from stylograph.invert.delta import Delta
-from stylograph.invert.inversion import Inversion, StageReport
-from stylograph.invert.likeness import Distance, Likeness
-from stylograph.invert.perceptual import Perceptual
-from stylograph.invert.search import search
-from stylograph.invert.tuning import tune
+from stylograph.inversion.config import InvertConfig
+from stylograph.inversion.delta import Delta
+from stylograph.inversion.inversion import Inversion, StageReport
+from stylograph.inversion.likeness import Distance, Likeness
+from stylograph.inversion.perceptual import Perceptual
+from stylograph.inversion.search import search
+from stylograph.inversion.tuning import tune
 from stylograph.types import Latents, OnStep, Step
 
 BATCH = 16

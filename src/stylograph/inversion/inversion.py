@@ -13,8 +13,8 @@ from torch import Tensor
 from stylograph.errors import InvertError, WeightsError
 from stylograph.files import load_tensors, save_tensors
 from stylograph.generator import Generator
-from stylograph.invert.delta import Delta, digest_of
-from stylograph.invert.likeness import Figures
+from stylograph.inversion.delta import Delta, digest_of
+from stylograph.inversion.likeness import Figures
 from stylograph.types import Latents
 
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from stylograph import Latents
 from stylograph.errors import InvertError, LatentsError
 from stylograph.generator import Generator
-from stylograph.invert.config import TuneConfig
-from stylograph.invert.delta import digest_of
-from stylograph.invert.likeness import Likeness
-from stylograph.invert.tuning import _Tuning, ranks, trained, tune
+from stylograph.inversion.config import TuneConfig
+from stylograph.inversion.delta import digest_of
+from stylograph.inversion.likeness import Likeness
+from stylograph.inversion.tuning import _Tuning, ranks, trained, tune
 from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config
 
 QUICK = TuneConfig(steps=25, budget=0.2, patience=0, enough=0)

@@ -16,8 +16,8 @@ from stylograph.edit.optimize import learning_rate
 from stylograph.errors import InvertError
 from stylograph.generator import Generator
 from stylograph.images import resize
-from stylograph.invert.config import SearchConfig
-from stylograph.invert.likeness import Likeness, Original
+from stylograph.inversion.config import SearchConfig
+from stylograph.inversion.likeness import Likeness, Original
 from stylograph.nets.stylegan2 import StyleConv, StyleGAN2
 from stylograph.types import Latents, OnStep, Step
 
