@@ -356,6 +356,7 @@ def _announce(job: PictureJob) -> None:
     announce(getattr(job, "identity", None), job.offline, "recogniser")
     if job.image:
         announce(job.invert.encoder, job.offline, "encoder")
+        announce("yunet" if job.invert.align == "faces" else None, job.offline, "detector")
 
 
 def _finish(result: Result, output: Path, save_edit: Path | None = None) -> None:
