@@ -45,7 +45,7 @@ class TestInvert:
         assert [stage.name for stage in inversion.stages] == ["encoder", "tune"]
         assert inversion.figures.closeness > 0.5
         assert inversion.delta is not None
-        assert read_metadata(folder / "me.png")["job"]["kind"] == "InvertJob"
+        assert read_metadata(folder / "me-inverted.png")["job"]["kind"] == "InvertJob"
 
     def test_the_report_is_told(self, say, folder, tmp_path):
         code, _, told = say("invert", folder / "b.png", "-o", tmp_path / "b.safetensors", *LOOK)
@@ -54,10 +54,10 @@ class TestInvert:
         assert "closeness" in told
         assert "identity" in told
 
-    def test_the_picture_itself_is_never_written_over(self, say, folder, tmp_path):
-        mine = tmp_path / "mine.png"
+    def test_no_picture_of_ones_own_is_written_over(self, say, folder, tmp_path):
+        mine = tmp_path / "mine-inverted.png"
         mine.write_bytes((folder / "a.png").read_bytes())
-        code, _, told = say("invert", mine, "-o", tmp_path / "mine.safetensors", *LOOK)
+        code, _, told = say("invert", folder / "a.png", "-o", tmp_path / "mine.safetensors", *LOOK)
         assert code == 1
         assert "stylograph did not write" in told
         assert mine.read_bytes() == (folder / "a.png").read_bytes()
