@@ -114,8 +114,12 @@ def _together(world: World, edits: Sequence[Edit]) -> Edit:
 
 
 def _strength(world: World, candidates: list[Edit], group: Latents) -> FoundStrength:
+    from stylograph.edit.config import THRIFT_OF_OWN
     from stylograph.edit.strength import find_strength
 
+    config = world.job.auto
+    if world.job.image and config.thrift is None:
+        config = replace(config, thrift=THRIFT_OF_OWN)
     return find_strength(
         candidates,
         world.drawing(group),
@@ -124,7 +128,7 @@ def _strength(world: World, candidates: list[Edit], group: Latents) -> FoundStre
         world.job.target,
         neutral=world.job.neutral,
         identity=world.identity,
-        config=world.job.auto,
+        config=config,
         on_step=world.on_step,
     )
 

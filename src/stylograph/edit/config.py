@@ -98,6 +98,9 @@ class OptimizeConfig:
     """Images optimised at once. Images do not influence one another."""
 
 
+THRIFT, THRIFT_OF_OWN = 0.5, 0.65
+
+
 @dataclass(frozen=True)
 class StrengthConfig:
     """How a strength is looked for."""
@@ -106,9 +109,10 @@ class StrengthConfig:
     """Strengths tried, evenly spaced from 0 (not tried) to `largest`."""
     largest: float = 2.4
     """Largest strength tried, as a multiple of the edit's own."""
-    thrift: float = 0.5
+    thrift: float | None = None
     """What strength costs: going all the way up the ladder has to be worth this share of the best gain. 0 takes the
-    best gain whatever it costs, 1 stops early."""
+    best gain whatever it costs, 1 stops early. By default 0.5, and 0.65 for pictures of your own, where there is more to
+    lose."""
     rival: float = 0.8
     """Of several edits, those with this share of the best one's gain compete for the smallest drift."""
     budget: float = 0.6

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stylograph.edit.base import Edit, Recogniser
-from stylograph.edit.config import StrengthConfig
+from stylograph.edit.config import THRIFT, StrengthConfig
 from stylograph.embed import Clip
 from stylograph.errors import EditError
 from stylograph.generator import Generator
@@ -179,7 +179,7 @@ def _rung(curve: Curve, settings: StrengthConfig) -> tuple[Tensor, list[str]]:
     allowed = (curve.identity >= 1 - settings.budget).cumprod(0).bool()
     gain = curve.gain.masked_fill(~allowed, -torch.inf)  # row 0 is always allowed and has gain 0
     best = gain.amax(0)
-    cost = torch.linspace(0, settings.thrift, len(gain))[:, None]
+    cost = torch.linspace(0, THRIFT if settings.thrift is None else settings.thrift, len(gain))[:, None]
     rung = (gain / best.clamp_min(1e-12) - cost).argmax(0)
     reasons = []
     for image, (top, at) in enumerate(zip(best.tolist(), rung.tolist())):
