@@ -116,7 +116,9 @@ def previewing(on_step: OnStep | None, picture: Path, target: str) -> OnStep:
         if step.images is None:
             return
         rows.append(step.images)
-        told = ", ".join(f"{name} {step.values[name]:.2f}" for name in ("gain", "diversity", "identity") if name in step.values)
+        told = ", ".join(
+            f"{name} {step.values[name]:.2f}" for name in ("gain", "diversity", "identity") if name in step.values
+        )
         captions.append(f"{target or 'pictures'}, step {step.done}: {told}")
         strip = sheet(rows[-PREVIEW_ROWS:], captions=captions[-PREVIEW_ROWS:])
         save_picture(strip, picture, metadata={"preview": target})

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from inversion.kit import Pixels
 from stylograph import Latents
 from stylograph.errors import InvertError, LatentsError
 from stylograph.generator import Generator
@@ -17,18 +18,6 @@ from stylograph.inversion.tuning import _Tuning, ranks, trained, tune
 from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config
 
 QUICK = TuneConfig(steps=25, budget=0.2, patience=0, enough=0)
-
-
-class Pixels:
-    """A distance that is easy to recompute."""
-
-    name = "pixels"
-
-    def see(self, images):
-        return [images]
-
-    def distance(self, images, seen):
-        return (images - seen[0]).abs().mean((1, 2, 3))
 
 
 class Eye:

@@ -92,6 +92,14 @@ def learning_rate(t: float, *, lr: float = 0.1, rampup: float = 0.05, rampdown: 
     return lr * (0.5 - 0.5 * math.cos(math.pi * fall)) * min(1.0, t / rampup)
 
 
+def flat(history: Sequence[Tensor], patience: int) -> bool:
+    """Whether no image's best loss [N] has fallen by 0.1 % within the last so many steps; never with patience 0."""
+    if not patience or len(history) <= patience:
+        return False
+    before, now = history[-1 - patience], history[-1]
+    return bool(((before - now) < 1e-3 * before.abs()).all())
+
+
 class _Problem:
     """The loss of one batch as a function of the offset from its source, and its descent."""
 
@@ -161,7 +169,7 @@ class _Problem:
             history.append(best)
             if on_step:
                 on_step(Step("optimizing", base + step, total, {"loss": float(best.mean())}))
-            if step == settings.steps or not bool(torch.isfinite(found).any()) or self._flat(history):
+            if step == settings.steps or not bool(torch.isfinite(found).any()) or flat(history, settings.patience):
                 break
             (gradient,) = torch.autograd.grad(loss.sum(), offset)
             gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
@@ -170,13 +178,6 @@ class _Problem:
             optimizer.param_groups[0]["lr"] = learning_rate((step + 1) / (settings.steps + 1), lr=settings.lr)
             optimizer.step()
         return self.codes(kept), best, step
-
-    def _flat(self, history: list[Tensor]) -> bool:
-        patience = self.settings.patience
-        if not patience or len(history) <= patience:
-            return False
-        before, now = history[-1 - patience], history[-1]
-        return bool(((before - now) < 1e-3 * before.abs()).all())
 
 
 def _codes(generator: Generator, latents: Latents, space: str) -> Latents:

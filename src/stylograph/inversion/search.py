@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylograph.edit.optimize import learning_rate
+from stylograph.edit.optimize import flat, learning_rate
 from stylograph.errors import InvertError
 from stylograph.generator import Generator
 from stylograph.images import resize
@@ -129,7 +129,7 @@ class _Descent:
             history.append(best)
             if on_step:
                 on_step(Step("searching the code", base + step, total, {"loss": float(best.mean())}))
-            if step == steps or not bool(torch.isfinite(found).any()) or self._flat(history):
+            if step == steps or not bool(torch.isfinite(found).any()) or flat(history, self.config.patience):
                 break
             gradients = torch.autograd.grad(loss.sum() + penalty, free, allow_unused=True)
             for tensor, gradient in zip(free, gradients, strict=True):
@@ -141,13 +141,6 @@ class _Descent:
                     part.sub_(part.mean((2, 3), keepdim=True))
                     part.mul_(part.square().mean((2, 3), keepdim=True).clamp_min(1e-12).rsqrt())
         return self.codes(kept), best
-
-    def _flat(self, history: list[Tensor]) -> bool:
-        patience = self.config.patience
-        if not patience or len(history) <= patience:
-            return False
-        before, now = history[-1 - patience], history[-1]
-        return bool(((before - now) < 1e-3 * before.abs()).all())
 
 
 def with_noise(net: StyleGAN2, n: int) -> tuple[StyleGAN2, dict[str, Tensor]]:
