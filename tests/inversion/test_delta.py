@@ -132,6 +132,8 @@ def test_other_generators_are_refused(tiny, delta):
         delta.apply(child)
     again = Delta(tuned.digest, delta.latents_digest, delta.matrices, delta.small)
     assert again.apply(tuned).ancestors == (tuned.digest, tiny.digest), "made for the tuned one: nothing against it"
+    unchanged = delta.apply(tiny, 0.0)
+    assert delta.apply(unchanged).digest == tuned.digest, "none of it is in there yet"
     for amount in (math.nan, math.inf):
         with pytest.raises(InvertError, match="amount"):
             delta.apply(tiny, amount)

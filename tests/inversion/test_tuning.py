@@ -12,7 +12,7 @@ from stylograph import Latents
 from stylograph.errors import InvertError, LatentsError
 from stylograph.generator import Generator
 from stylograph.inversion.config import TuneConfig
-from stylograph.inversion.delta import digest_of
+from stylograph.inversion.delta import digest_of, sharing
 from stylograph.inversion.likeness import Likeness
 from stylograph.inversion.tuning import _Tuning, ranks, trained, tune
 from stylograph.nets.stylegan2 import StyleGAN2, StyleGAN2Config
@@ -114,6 +114,16 @@ def test_factors_get_the_gradient_of_the_loss(tiny, likeness, picture, code):
             assert (found[0] - found[1]) / 0.02 == pytest.approx(float(slope.norm()), rel=0.02)
 
 
+def test_weights_of_another_scale_are_tuned_alike(tiny, likeness, picture, code):
+    """Demodulation takes the scale of a convolution's weights out of the picture."""
+    scaled = Generator(sharing(tiny.net, trained(tiny.net)[0]))
+    for parameter in trained(scaled.net)[0].values():
+        parameter.mul_(4.0)
+    (_, once), (_, four) = (tune(g, picture, code, likeness, config=replace(QUICK, steps=8)) for g in (tiny, scaled))
+    for name in ("before", "after", "stored"):
+        assert four[name]["mse"] == pytest.approx(once[name]["mse"], rel=0.02)
+
+
 def test_locality_keeps_the_rest_as_it_was(tiny, likeness, picture, code):
     others = tiny.sample(8, seed=50, truncation=1.0)
     drift = {}
@@ -211,7 +221,8 @@ def test_a_loss_that_is_nan_ends_it_with_the_best_so_far(tiny, picture, code):
 @pytest.mark.parametrize("lr", [1e4, 1e30])
 def test_a_rate_far_too_large_gives_nothing_worse_than_the_start(tiny, likeness, picture, code, lr):
     delta, figures = tune(tiny, picture, code, likeness, config=replace(QUICK, lr=lr, steps=8))
-    assert figures["stored"]["loss"] <= figures["before"]["loss"] * 1.001
+    for name in ("after", "stored"):
+        assert figures[name]["loss"] <= figures["before"]["loss"] * 1.001
     assert math.isfinite(error(delta.apply(tiny), code, picture))
 
 

@@ -47,17 +47,18 @@ class TuneConfig:
     """How the generator is tuned to one picture (pivotal tuning)."""
 
     steps: int = 150
-    """At most so many steps (PTI: 350)."""
+    """At most so many steps (PTI: 350). Pictures unlike the generator's own gain from twice as many."""
     lr: float = 0.01
     """Rate of Adam for the two factors of every weight's change, in units of the weight's standard deviation; biases and
     other small tensors have a tenth of it. (PTI trains the weights themselves, with 0.0003.)"""
     budget: float = 0.05
     """Size of the change, as a share of the generator's parameters in float32. It sets the rank of the factors."""
     locality: float = 0.1
-    """Weight of the locality regularisation (PTI, eq. 5): near the code, elsewhere, the generator is to draw what it drew
-    before. 0 leaves it out, which saves a third of the time."""
+    """Weight of the locality regularisation (PTI, section 3.3): at other codes the generator is to draw what it drew
+    before. More keeps edits more as they were, less comes closer to the picture. 0 leaves it out and saves a third of
+    the time."""
     reach: float = 0.5
-    """How far from the code that is looked at, in standard deviations of a random code."""
+    """How far away from the code those other codes are, in standard deviations of a random code."""
     enough: float = 0.0005
     """Stop when the mean square error is below this (pixels in [-1, 1])."""
     patience: int = 30

@@ -107,18 +107,9 @@ class Delta:
             )
         if not math.isfinite(amount):
             raise InvertError(f"got amount={amount}; expected a number, such as 1 for the change as it was made")
+        self._check_shapes(generator)
         changes = {name: matrix.matrix() for name, matrix in self.matrices.items()}
         changes |= {name: tensor.float() for name, tensor in self.small.items()}
-        shapes = {name: list(parameter.shape) for name, parameter in generator.net.named_parameters()}
-        for name, change in changes.items():
-            own = shapes.get(name, [])
-            if name in self.matrices:
-                own = [own[0], math.prod(own[1:])] if own else own
-            if name not in shapes or own != list(change.shape):
-                raise InvertError(
-                    f"got a tuning that changes {list(change.shape)} at {name!r}; this generator has "
-                    f"{shapes.get(name, 'nothing')} there: invert the picture again"
-                )
         net = sharing(generator.net, changes)
         for name, change in changes.items():
             parameter = net.get_parameter(name)
@@ -130,6 +121,18 @@ class Delta:
         }
         mapper = None if generator.mapper is None else sharing(generator.mapper)
         return Generator(net, mapper=mapper, provenance=provenance, notes=generator.notes).to(dtype=generator.dtype)
+
+    def _check_shapes(self, generator: Generator) -> None:
+        own = {name: list(parameter.shape) for name, parameter in generator.net.named_parameters()}
+        flat = {name: [shape[0], math.prod(shape[1:])] for name, shape in own.items() if shape}
+        found = [(name, [len(m.left), m.right.shape[1]], flat.get(name)) for name, m in self.matrices.items()]
+        found += [(name, list(tensor.shape), own.get(name)) for name, tensor in self.small.items()]
+        for name, got, expected in found:
+            if got != expected:
+                raise InvertError(
+                    f"got a tuning that changes {got} at {name!r}; this generator has {own.get(name, 'nothing')} there: "
+                    "invert the picture again"
+                )
 
     # ---------------------------------------------------------------- files
 
