@@ -49,6 +49,8 @@ class Made:
 
 def make(world: World) -> Made:
     """The edit a job asks for: its sentence's, plus the saved ones."""
+    from stylograph.edit.strength import FoundStrength
+
     job = world.job
     saved = _saved(world)
     if not job.target.strip():
@@ -66,7 +68,7 @@ def make(world: World) -> Made:
     remarks = []
     if job.strength == "auto":
         strengths = [_strength(world, edits, group) for edits, group in zip(candidates, world.groups)]
-        together = type(strengths[0]).joined(strengths)
+        together = FoundStrength.joined(strengths)
         favourite, strength = together.typical
         edits = [_typical(tried[favourite], strength, together) for tried in candidates]
         edited = [s.apply(tried, group) for s, tried, group in zip(strengths, candidates, world.groups)]

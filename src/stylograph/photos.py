@@ -81,23 +81,25 @@ class Studio:
         from stylograph.inversion.invert import invert
 
         outcomes: dict[int, Outcome] = {}
-        waiting: dict[int, tuple[Tensor, dict[str, Any]]] = {}
+        waiting: dict[int, tuple[Tensor, dict[str, Any], Path | None]] = {}
         for i, path in enumerate(paths):
             if path.suffix.lower() == INVERSION:
                 outcomes[i] = read(path, self.generator)
                 continue
             try:
-                kept = self._kept(path)
-                if kept is not None:
-                    outcomes[i] = Outcome(path, kept, remark=kept.source.get("remark"))
+                digest = picture_digest(path)
+                place = None if self.cache is None else self.cache / self._key(path, digest)
+                kept = None if place is None else _kept(place, path)
+                if kept is None:
+                    image, source = self._aligned(path, digest)
+                    waiting[i] = image, source, place
+                    outcomes[i] = Outcome(path, remark=source.get("remark"))
                 else:
-                    image, source, remark = self._aligned(path)
-                    waiting[i] = image, source
-                    outcomes[i] = Outcome(path, remark=remark)
+                    outcomes[i] = Outcome(path, kept, remark=kept.source.get("remark"))
             except ImageError as error:
                 outcomes[i] = Outcome(path, error=_about(path, error))
         if waiting:
-            images, sources = zip(*waiting.values())
+            images, sources, places = zip(*waiting.values())
             made = invert(
                 self.generator,
                 torch.cat(images),
@@ -108,24 +110,12 @@ class Studio:
                 sources=sources,
                 on_step=self.on_step,
             )
-            for i, inversion in zip(waiting, made, strict=True):
+            for i, inversion, place in zip(waiting, made, places, strict=True):
                 outcomes[i] = replace(outcomes[i], inversion=inversion)
-                if self.cache is not None:
+                if place is not None:
                     with suppress(StylographError):  # a full disk costs time, not the result
-                        inversion.save(self.cache / self._key(paths[i], inversion.source["sha256"]))
+                        inversion.save(place)
         return [outcomes[i] for i in range(len(paths))]
-
-    def _kept(self, path: Path) -> Inversion | None:
-        """What was made of this very picture before. Raises `ImageError` for a file that cannot be read."""
-        from stylograph.inversion.inversion import Inversion
-
-        if self.cache is None:
-            return None
-        kept = self.cache / self._key(path, picture_digest(path))
-        with suppress(StylographError):
-            found = Inversion.load(kept)
-            return replace(found, source={**found.source, "path": str(path)})
-        return None
 
     @property
     def task(self) -> dict[str, Any]:
@@ -152,8 +142,8 @@ class Studio:
         text = json.dumps([digest, points, task], sort_keys=True)
         return f"{hashlib.sha256(text.encode()).hexdigest()[:24]}{INVERSION}"
 
-    def _aligned(self, path: Path) -> tuple[Tensor, dict[str, Any], str | None]:
-        """The square of a picture that is inverted, [1, 3, S, S], what to remember of it, and a remark."""
+    def _aligned(self, path: Path, digest: str) -> tuple[Tensor, dict[str, Any]]:
+        """The square of a picture that is inverted, [1, 3, S, S], and what to remember of it."""
         from stylograph.align.warp import crop
         from stylograph.images import open_photo
 
@@ -161,13 +151,13 @@ class Studio:
         found = self._find(path, picture)
         source = {
             "path": str(path),
-            "sha256": picture_digest(path),
+            "sha256": digest,
             "size": list(picture.size),
             "quad": found.quad.tolist(),
             "aligner": "landmarks" if self.config.landmarks else self.aligner_name,
             **({"remark": found.remark} if found.remark else {}),
         }
-        return crop(picture, found.quad, self.generator.resolution), source, found.remark
+        return crop(picture, found.quad, self.generator.resolution), source
 
     def _find(self, path: Path, picture: Image) -> Found:
         from stylograph.align.find import locate_face
@@ -187,6 +177,16 @@ def picture_digest(path: Path) -> str:
         return file_digest(picture_file(path))
     except OSError as error:
         raise ImageError(f"{path}: got a file that cannot be read ({error.strerror}); {WANTED}") from None
+
+
+def _kept(place: Path, path: Path) -> Inversion | None:
+    """The inversion at a place, made of an equal picture before, as that of this path."""
+    from stylograph.inversion.inversion import Inversion
+
+    with suppress(StylographError):
+        found = Inversion.load(place)
+        return replace(found, source={**found.source, "path": str(path)})
+    return None
 
 
 def read(path: Path, generator: Generator) -> Outcome:

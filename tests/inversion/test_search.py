@@ -10,7 +10,7 @@ from inversion.kit import Pixels
 from stylograph.errors import InvertError, StylographError
 from stylograph.images import resize
 from stylograph.inversion.config import SearchConfig
-from stylograph.inversion.likeness import Likeness
+from stylograph.inversion.likeness import Likeness, Strangers
 from stylograph.inversion.perceptual import Lpips, Perceptual
 from stylograph.inversion.search import beginnings, search, structure, with_noise
 from stylograph.types import Latents
@@ -107,7 +107,7 @@ def test_beginnings_hold_the_average_and_the_nearest(tiny, likeness):
     w = tiny.net.mapping.w_avg.lerp(tiny.w_samples(5, seed=config.seed), 0.7)[3:4]
     with torch.no_grad():
         picture = tiny.render(Latents("w", w, tiny)).clamp(-1, 1)
-    found = beginnings(tiny, likeness.of(picture, tiny), config).tensor
+    found = beginnings(tiny, picture, config).tensor
     assert torch.equal(found[0, 0], tiny.net.mapping.w_avg)
     assert torch.allclose(found[1, 0], w[0])
 
@@ -157,11 +157,16 @@ class TestLikeness:
 
     def test_figures(self, tiny, likeness, pictures):
         original = likeness.of(pictures, tiny)
-        same, other = (likeness.figures(p, original, tiny) for p in (pictures, pictures.flip(0)))
+        same, other = (likeness.figures(p, original, Strangers.of(tiny)) for p in (pictures, pictures.flip(0)))
         assert [f.closeness for f in same] == [1.0, 1.0]
         assert (same[0].verdict, same[0].identity) == ("very close", None)
         assert other[0].mse == pytest.approx(float((pictures[0] - pictures[1]).square().mean()), rel=1e-5)
         assert other[0].closeness < 0.9
+
+    def test_strangers_are_compared_as_one_by_one(self, tiny, pictures):
+        drawn = tiny.render(tiny.sample(16, seed=0, truncation=0.7)).clamp(-1, 1)
+        wanted = (drawn[None] - pictures[:, None]).square().mean((1, 2, 3, 4))
+        assert torch.allclose(Strangers.of(tiny).error(pictures), wanted, atol=1e-5)
 
     def test_parts_of_an_original(self, tiny, likeness, pictures):
         original = likeness.of(pictures, tiny)

@@ -6,8 +6,8 @@ minimise  D_CLIP(G(w), text) + λ_L2·‖w - w_s‖² + λ_ID·(1 - ⟨R(G(w)), 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,76 @@ def learning_rate(t: float, *, lr: float = 0.1, rampup: float = 0.05, rampdown: 
     return lr * (0.5 - 0.5 * math.cos(math.pi * fall)) * min(1.0, t / rampup)
 
 
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Where a descent led; rows are images [N]."""
+
+    kept: Tensor
+    """[N, ...], of each image the variables with its smallest loss."""
+    loss: Tensor
+    """That loss."""
+    first: Tensor
+    """The loss at the start."""
+    steps: int
+
+
+@torch.enable_grad()
+def descend(
+    start: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    patience: int,
+    lost: StylographError,
+    fixed: Tensor | None = None,
+    beside: Sequence[Tensor] = (),
+    penalty: Callable[[], Tensor] | None = None,
+    settle: Callable[[], None] | None = None,
+    on_step: OnStep | None = None,
+    told: Step,
+) -> Descent:
+    """Adam on a variable per image, [N, ...], that do not influence one another; the best of each is kept.
+
+    loss: variables -> loss of every image [N]. patience: see `flat`. lost: what is raised if it is NaN at the start.
+    fixed: bool like `start`, entries that stay.
+    told: what progress is called and where it begins; `on_step` gets it with the steps done and the mean of the best losses.
+    beside: further tensors to optimise, with `penalty` as a loss of their own and `settle` called after every step.
+    """
+    variables = start.clone().requires_grad_()
+    free = [variables, *beside]
+    # foreach=False: the plain update is elementwise, so an image's path does not depend on its neighbours.
+    optimizer = torch.optim.Adam(free, lr=lr, foreach=False)
+    best = torch.full((len(variables),), math.inf, device=variables.device)
+    kept, history, first, step = variables.detach().clone(), [], best, 0
+    for step in range(steps + 1):
+        losses = loss(variables)
+        found = losses.detach()
+        if step == 0:
+            first = found
+            if not bool(torch.isfinite(found).all()):
+                raise lost
+        better = found < best  # False for NaN
+        best = torch.where(better, found, best)
+        kept[better] = variables.detach()[better]
+        history.append(best)
+        if on_step:
+            on_step(replace(told, done=told.done + step, values={"loss": float(best.mean())}))
+        if step == steps or not bool(torch.isfinite(found).any()) or flat(history, patience):
+            break
+        total = losses.sum() if penalty is None else losses.sum() + penalty()
+        for tensor, gradient in zip(free, torch.autograd.grad(total, free, allow_unused=True), strict=True):
+            tensor.grad = None if gradient is None else torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+        if fixed is not None and variables.grad is not None:
+            variables.grad.masked_fill_(fixed, 0.0)
+        # The reference's first step has rate 0; here t runs over the open interval.
+        optimizer.param_groups[0]["lr"] = learning_rate((step + 1) / (steps + 1), lr=lr)
+        optimizer.step()
+        if settle:
+            settle()
+    return Descent(kept, best, first, step)
+
+
 def flat(history: Sequence[Tensor], patience: int) -> bool:
     """Whether no image's best loss [N] has fallen by 0.1 % within the last so many steps; never with patience 0."""
     if not patience or len(history) <= patience:
@@ -141,7 +211,6 @@ class _Problem:
         square = offset.flatten(1).square()
         return loss + settings.l2 * (square.sum(1) if settings.l2_reduction == "sum" else square.mean(1))
 
-    @torch.enable_grad()
     def solve(
         self, begin: Latents | None, on_step: OnStep | None, base: int, total: int
     ) -> tuple[Latents, Tensor, int]:
@@ -151,33 +220,19 @@ class _Problem:
         if begin is not None:
             offset = (begin.tensor - self.source.tensor) / self.unit.clamp_min(1e-12) * (self.unit > 0)
             fixed = offset == 0 if settings.space == "s" else None
-        offset.requires_grad_()
-        # fused=False: the plain update is elementwise, so an image's path does not depend on its neighbours.
-        optimizer = torch.optim.Adam([offset], lr=settings.lr, foreach=False)
-        best = torch.full((len(offset),), math.inf, device=offset.device)
-        kept, history, step = torch.zeros_like(offset), [], 0
-        for step in range(settings.steps + 1):
-            loss = self.loss(offset)
-            found = loss.detach()
-            if step == 0:
-                self.first_loss = found
-                if not bool(torch.isfinite(found).all()):
-                    raise EditError("got a loss that is NaN at the start; check generator, CLIP and latents")
-            better = found < best  # False for NaN
-            best = torch.where(better, found, best)
-            kept[better] = offset.detach()[better]
-            history.append(best)
-            if on_step:
-                on_step(Step("optimizing", base + step, total, {"loss": float(best.mean())}))
-            if step == settings.steps or not bool(torch.isfinite(found).any()) or flat(history, settings.patience):
-                break
-            (gradient,) = torch.autograd.grad(loss.sum(), offset)
-            gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
-            offset.grad = gradient if fixed is None else gradient.masked_fill(fixed, 0.0)
-            # The reference's first step has rate 0; here t runs over the open interval.
-            optimizer.param_groups[0]["lr"] = learning_rate((step + 1) / (settings.steps + 1), lr=settings.lr)
-            optimizer.step()
-        return self.codes(kept), best, step
+        found = descend(
+            offset,
+            self.loss,
+            steps=settings.steps,
+            lr=settings.lr,
+            patience=settings.patience,
+            fixed=fixed,
+            lost=EditError("got a loss that is NaN at the start; check generator, CLIP and latents"),
+            on_step=on_step,
+            told=Step("optimizing", base, total),
+        )
+        self.first_loss = found.first
+        return self.codes(found.kept), found.loss, found.steps
 
 
 def _codes(generator: Generator, latents: Latents, space: str) -> Latents:

@@ -22,7 +22,7 @@ from stylograph.images import resize
 from stylograph.inversion.config import InvertConfig
 from stylograph.inversion.delta import Delta
 from stylograph.inversion.inversion import Inversion, StageReport
-from stylograph.inversion.likeness import Distance, Likeness
+from stylograph.inversion.likeness import Distance, Likeness, Original, Strangers
 from stylograph.inversion.perceptual import Perceptual
 from stylograph.inversion.search import search
 from stylograph.inversion.tuning import tune
@@ -64,11 +64,13 @@ def invert(
         lambda_perceptual=settings.lambda_perceptual,
         lambda_identity=settings.lambda_identity,
     )
-    pictures = [_Picture(image) for image in resize(images.float(), generator.resolution).split(1)]
+    task = _Task(generator, likeness, Strangers.of(generator), encoder, settings, on_step)
+    aligned = resize(images.float(), generator.resolution).split(1)
+    pictures = [_Picture(image, likeness.of(image, generator)) for image in aligned]
     for name in stages:
         left = [p for p in pictures if not p.reports or p.reports[-1].figures.closeness < settings.enough]
         if left:
-            WORK[name](_Task(generator, likeness, encoder, settings, on_step), left)
+            WORK[name](task, left)
     return [
         Inversion(
             codes=picture.codes.cpu(),
@@ -87,6 +89,7 @@ class _Picture:
     """One picture on its way."""
 
     image: Tensor
+    original: Original
     codes: Tensor = field(default_factory=lambda: torch.zeros(0))
     delta: Delta | None = None
     reports: list[StageReport] = field(default_factory=list)
@@ -96,6 +99,7 @@ class _Picture:
 class _Task:
     generator: Generator
     likeness: Likeness
+    strangers: Strangers
     encoder: Encoder | None
     settings: InvertConfig
     on_step: OnStep | None
@@ -106,8 +110,7 @@ class _Task:
             drawing = self.generator if picture.delta is None else picture.delta.apply(self.generator)
             with torch.no_grad():
                 drawn = drawing.render(Latents("w+", picture.codes, drawing))
-            original = self.likeness.of(picture.image, self.generator)
-            (figures,) = self.likeness.figures(drawn, original, self.generator)
+            (figures,) = self.likeness.figures(drawn, picture.original, self.strangers)
             picture.reports.append(StageReport(name, figures, seconds / len(pictures)))
 
 

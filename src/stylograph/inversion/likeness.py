@@ -71,6 +71,31 @@ class Figures:
         return f"{self.verdict} (closeness {self.closeness:.2f}, mean square error {self.mse:.4f}{person})"
 
 
+@dataclass(frozen=True, eq=False)
+class Strangers:
+    """Random pictures of a generator, as far as it takes to compare others with all of them."""
+
+    mean: Tensor
+    """[3, R, R]"""
+    square: Tensor
+    """Mean of all their squared pixels."""
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, generator: Generator) -> Strangers:
+        """`STRANGERS` pictures at truncation 0.7, drawn one by one."""
+        latents = generator.sample(STRANGERS, seed=0, truncation=0.7)
+        drawn = (generator.render(latents[i])[0].clamp(-1, 1) for i in range(STRANGERS))
+        mean = square = torch.zeros((), device=generator.device)
+        for picture in drawn:
+            mean, square = mean + picture / STRANGERS, square + picture.square().mean() / STRANGERS
+        return cls(mean, square)
+
+    def error(self, images: Tensor) -> Tensor:
+        """Mean square error [N] of the strangers, taken for images [N, 3, R, R]."""
+        return self.square - 2 * (images * self.mean).mean((1, 2, 3)) + images.square().mean((1, 2, 3))
+
+
 class Likeness:
     """MSE + λ_P · perceptual distance + λ_ID · (1 - cosine of identity).
 
@@ -105,7 +130,7 @@ class Likeness:
         return loss
 
     @torch.no_grad()
-    def figures(self, images: Tensor, original: Original, generator: Generator) -> list[Figures]:
+    def figures(self, images: Tensor, original: Original, strangers: Strangers) -> list[Figures]:
         """How like their originals images [N, 3, S, S] are, one by one."""
         images = images.clamp(-1, 1)
         mse = (images - original.images).square().mean((1, 2, 3))
@@ -113,7 +138,7 @@ class Likeness:
         same = None
         if self.identity is not None and original.person is not None:
             same = (self.identity.embed(images) * original.person).sum(1)
-        strange = strangeness(generator, original)
+        strange = strangers.error(original.images)
         return [
             Figures(
                 float(mse[i]),
@@ -123,16 +148,6 @@ class Likeness:
             )
             for i in range(len(original))
         ]
-
-
-def strangeness(generator: Generator, original: Original) -> Tensor:
-    """Mean square error [N] of random pictures of the generator's, taken for the originals."""
-    latents = generator.sample(STRANGERS, seed=0, truncation=0.7)
-    total = torch.zeros(len(original), device=original.images.device)
-    for i in range(STRANGERS):
-        stranger = generator.render(latents[i], up_to=original.images.shape[-1]).clamp(-1, 1)
-        total += (stranger - original.images).square().mean((1, 2, 3))
-    return total / STRANGERS
 
 
 def _small(images: Tensor) -> Tensor:

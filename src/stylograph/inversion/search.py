@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stylograph.edit.optimize import flat, learning_rate
+from stylograph.edit.optimize import descend
 from stylograph.errors import InvertError
 from stylograph.generator import Generator
 from stylograph.images import resize
@@ -47,37 +47,35 @@ def search(
     _validate(settings, generator)
     if start is not None and len(start) != len(images):
         raise InvertError(f"got {len(start)} codes to start from for {len(images)} pictures; expected one each")
+    each = settings.starts if start is None else 1
+    places = beginnings(generator, images, settings) if start is None else generator.w_plus(start)
+    total = math.ceil(len(images) / settings.batch) * settings.steps
     parts = []
     for first in range(0, len(images), settings.batch):
-        here = slice(first, first + settings.batch)
-        original = likeness.of(images[here], generator, up_to=settings.up_to)
-        begin = beginnings(generator, original, settings) if start is None else generator.w_plus(start[here])
-        if start is None:
-            tries = torch.arange(len(original), device=generator.device).repeat_interleave(settings.starts)
-            trial = _Descent(generator, likeness, original[tries], begin, settings)
-            begin, loss = trial.run(settings.trial, None, 0, 0)
-            best = loss.reshape(-1, settings.starts).argmin(1)
-            begin = begin[torch.arange(len(best), device=best.device) * settings.starts + best]
-        descent = _Descent(generator, likeness, original, begin, settings)
-        batches = math.ceil(len(images) / settings.batch)
-        codes, _ = descent.run(
-            settings.steps, on_step, first // settings.batch * settings.steps, batches * settings.steps
-        )
+        original = likeness.of(images[first : first + settings.batch], generator, up_to=settings.up_to)
+        begin = places[first * each : (first + settings.batch) * each]
+        if start is None:  # a few steps from each of the places tell which is the best
+            several = original[torch.arange(len(original)).repeat_interleave(each)]
+            begin, loss = _Descent(generator, likeness, several, begin, settings).run(settings.trial)
+            best = loss.reshape(-1, each).argmin(1)
+            begin = begin[torch.arange(len(best), device=best.device) * each + best]
+        told = Step("searching the code", first // settings.batch * settings.steps, total)
+        codes, _ = _Descent(generator, likeness, original, begin, settings).run(settings.steps, on_step, told)
         parts.append(codes.tensor)
     return Latents("w+", torch.cat(parts), generator)
 
 
 @torch.no_grad()
-def beginnings(generator: Generator, original: Original, config: SearchConfig) -> Latents:
-    """Places to begin at, W+ of N·starts rows, those of one picture side by side: the average code, and the nearest of a
-    pool of random ones, as far as thumbnails tell."""
+def beginnings(generator: Generator, images: Tensor, config: SearchConfig) -> Latents:
+    """Places to begin at for images [N, 3, H, W], W+ of N·starts rows, those of one picture side by side: the average code,
+    and the nearest of a pool of random ones, as far as thumbnails tell."""
     average = generator.net.mapping.w_avg
     pool = torch.cat([average[None], average.lerp(generator.w_samples(config.pool, seed=config.seed), 0.7)])
     size = min(generator.resolutions, key=lambda r: abs(r - 4 * THUMBNAIL))
-    small = min(THUMBNAIL, size, original.images.shape[-1])
+    small = min(THUMBNAIL, size)
     drawn = [generator.render(Latents("w", part), up_to=size) for part in pool.split(config.batch)]
     thumbnails = resize(torch.cat(drawn).clamp(-1, 1), small)
-    distance = torch.cdist(resize(original.images, small).flatten(1), thumbnails.flatten(1))
+    distance = torch.cdist(resize(images.to(thumbnails), small).flatten(1), thumbnails.flatten(1))
     nearest = distance[:, 1:].topk(config.starts - 1, largest=False).indices + 1
     rows = F.pad(nearest, (1, 0))  # row 0 of the pool is the average
     return generator.w_plus(Latents("w", pool[rows.flatten()], generator))
@@ -93,54 +91,50 @@ class _Descent:
         self.variance = generator.w_samples(1000).var(0).sum()
         start = begin.tensor.detach().float()
         self.start = start.mean(1, keepdim=True) if config.space == "w" else start
-        self.net, self.noise = generator.net, dict[str, Tensor]()
+        self.net, self.noise = generator.net, list[Tensor]()
         if config.noise:
-            self.net, self.noise = with_noise(generator.net, len(original))
+            self.net, maps = with_noise(generator.net, len(original))
+            self.noise = list(maps.values())
 
     def codes(self, vectors: Tensor) -> Latents:
         return Latents("w+", vectors.expand(-1, self.generator.num_ws, -1), self.generator)
 
-    def loss(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of every picture [N], and the penalty of the noise maps, one number."""
+    def loss(self, vectors: Tensor) -> Tensor:
+        """The loss of every picture [N]."""
         styles = self.net.synthesis.styles(self.codes(vectors).tensor)
         stop = self.net.stop_index(self.config.up_to or self.generator.resolution)
         image = self.net.synthesis.run(styles, dtype=self.generator.dtype, stop=stop).image
         assert image is not None
         far = (vectors - self.start).square().sum(2).mean(1) / self.variance
-        loss = self.likeness.loss(image, self.original) + self.config.near * far
-        return loss, self.config.noise * sum((structure(part) for part in self.noise.values()), torch.zeros(()))
+        return self.likeness.loss(image, self.original) + self.config.near * far
 
-    @torch.enable_grad()
-    def run(self, steps: int, on_step: OnStep | None, base: int, total: int) -> tuple[Latents, Tensor]:
+    def penalty(self) -> Tensor:
+        """How far the noise maps are from noise."""
+        return self.config.noise * torch.stack([structure(part) for part in self.noise]).sum()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Makes the noise maps as large as noise, whatever the rate."""
+        for part in self.noise:
+            part.sub_(part.mean((2, 3), keepdim=True))
+            part.mul_(part.square().mean((2, 3), keepdim=True).clamp_min(1e-12).rsqrt())
+
+    def run(self, steps: int, on_step: OnStep | None = None, told: Step | None = None) -> tuple[Latents, Tensor]:
         """The best codes met in so many steps, W+, and their losses [N]."""
-        vectors = self.start.clone().requires_grad_()
-        free = [vectors, *self.noise.values()]
-        optimizer = torch.optim.Adam(free, lr=self.config.lr, foreach=False)
-        best = torch.full((len(vectors),), math.inf, device=vectors.device)
-        kept, history = vectors.detach().clone(), []
-        for step in range(steps + 1):
-            loss, penalty = self.loss(vectors)
-            found = loss.detach()
-            if step == 0 and not bool(torch.isfinite(found).all()):
-                raise InvertError("got a loss that is NaN at the start; check generator, picture and networks")
-            better = found < best  # False for NaN
-            best = torch.where(better, found, best)
-            kept[better] = vectors.detach()[better]
-            history.append(best)
-            if on_step:
-                on_step(Step("searching the code", base + step, total, {"loss": float(best.mean())}))
-            if step == steps or not bool(torch.isfinite(found).any()) or flat(history, self.config.patience):
-                break
-            gradients = torch.autograd.grad(loss.sum() + penalty, free, allow_unused=True)
-            for tensor, gradient in zip(free, gradients, strict=True):
-                tensor.grad = None if gradient is None else torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
-            optimizer.param_groups[0]["lr"] = learning_rate((step + 1) / (steps + 1), lr=self.config.lr)
-            optimizer.step()
-            with torch.no_grad():
-                for part in self.noise.values():  # as large as noise, whatever the rate
-                    part.sub_(part.mean((2, 3), keepdim=True))
-                    part.mul_(part.square().mean((2, 3), keepdim=True).clamp_min(1e-12).rsqrt())
-        return self.codes(kept), best
+        found = descend(
+            self.start,
+            self.loss,
+            steps=steps,
+            lr=self.config.lr,
+            patience=self.config.patience,
+            beside=self.noise,
+            penalty=self.penalty if self.noise else None,
+            settle=self.settle,
+            lost=InvertError("got a loss that is NaN at the start; check generator, picture and networks"),
+            on_step=on_step,
+            told=told,
+        )
+        return self.codes(found.kept), found.loss
 
 
 def with_noise(net: StyleGAN2, n: int) -> tuple[StyleGAN2, dict[str, Tensor]]:
