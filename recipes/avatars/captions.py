@@ -20,7 +20,7 @@ STYLE_NAMES = ("personas", *STYLES)
 """Label order of the extra attribute ``style``: the personas, then the other styles."""
 NOUNS = (
     "person", "face", "portrait", "human", "man", "woman", "character", "head", "guy", "human face", "adult",
-    "boy", "girl", "cartoon person",
+    "boy", "girl", "cartoon person", "lady", "gentleman", "fellow", "kid", "someone",
 )  # fmt: skip
 ANYTHING = ("avatar", "picture", "image", "icon", "profile picture")
 _PLACES = {
@@ -37,15 +37,15 @@ GROUPS: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...
     ("hair_style", ("long", "extraLong"), ("sideShave", "bobBangs", "bobCut"), ("with long hair", "long haired")),
     ("hair_style", ("shortCombover", "shortComboverChops", "buzzcut", "fade"), ("curlyHighTop", "balding", "mohawk"),
      ("with short hair", "short haired")),
-    ("hair_style", ("beanie", "cap"), (), ("with a hat", "wearing a hat", "in a hat", "wearing headgear")),
+    ("hair_style", ("beanie", "cap"), (), ("with a hat", "wearing a hat", "in a hat", "wearing headgear", "with a hat on the head")),
     ("hair_style", ("bunUndercut", "curlyBun", "straightBun"), (), ("with a bun", "with a hair bun", "with hair in a bun")),
     ("hair_style", ("curlyBun", "straightBun"), (), ("with a headband", "wearing a headband", "with a pink headband")),
     ("hair_style", ("bobBangs", "bobCut"), (), ("with a bob", "with a bob haircut")),
     ("eyes", ("glasses", "sunglasses"), (), ("with eyewear", "wearing eyewear")),
     ("eyes", ("happy", "open", "sleep", "wink"), (), ("without glasses", "with no glasses", "not wearing glasses")),
     ("eyes", ("sleep",), ("happy", "wink"), ("with closed eyes", "with eyes closed")),
-    ("mouth", ("smile", "bigSmile"), ("smirk",), ("smiling", "with a smile", "happy", "with a happy smile", "cheerful")),
-    ("mouth", ("frown",), ("lips",), ("sad", "grumpy", "angry")),
+    ("mouth", ("smile", "bigSmile"), ("smirk",), ("smiling", "with a smile", "happy", "with a happy smile", "cheerful", "glad", "in a good mood")),
+    ("mouth", ("frown",), ("lips",), ("sad", "grumpy", "angry", "in a bad mood", "cross", "with a sad face")),
     ("facial_hair", ("beardMustache",), ("goatee", "shadow", "soulPatch"), ("with a beard", "bearded", "wearing a beard")),
     ("facial_hair", ("pyramid", "walrus"), ("beardMustache",), ("with a mustache", "with a moustache", "mustached")),
     ("facial_hair", (*_BEARDS, "pyramid", "walrus"), (), ("with facial hair",)),

@@ -1,9 +1,10 @@
 """Which latent stands for which persona: a fixed code from z to attributes, and the mapping that reads it.
 
-Every value of an attribute owns one or two coordinates of z; the largest coordinate of a block wins, so normal z draw
-the attributes with the frequencies of the data. Given labels, a z that means them is a normal draw with two numbers
-swapped. That makes rendered pictures and latents into pairs, from which a generator learns many times faster than
-from an adversary alone; beyond this file it is an ordinary StyleGAN2.
+Every attribute owns one coordinate of the normalised z, cut into as many intervals as it has values, as likely as in the
+data. That makes rendered pictures and latents into pairs, from which a generator learns many times faster than from an
+adversary alone. The mapping is written down, not learned: w holds the attributes as mixed soft switches. (A
+mapping *taught* to tell the attributes has them only as half-linear scores, from which the styles, linear in w,
+cannot tell twenty hair styles apart: the pictures stayed soft.) Beyond this file it is an ordinary StyleGAN2.
 """
 
 from __future__ import annotations
@@ -11,124 +12,120 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from recipes.avatars.attributes import ATTRIBUTES, FACIAL_HAIR_PROBABILITY, HAIR_STYLE
+from recipes.avatars.attributes import ATTRIBUTES, FACIAL_HAIR_PROBABILITY
 from stylograph.nets.stylegan2 import Mapping
 
-HAIR_GROUPS = (
-    ("bald", "balding", "buzzcut", "fade"),
-    ("shortCombover", "shortComboverChops", "mohawk", "curlyHighTop"),
-    ("beanie", "cap", "bunUndercut", "sideShave"),
-    ("long", "extraLong", "bobCut", "bobBangs"),
-    ("curly", "curlyBun", "straightBun", "pigtails"),
-)
-"""Twenty-way contests have close seconds, so hair is coded as a group (of 5) and a member (of 4)."""
-_HAIR = torch.tensor([HAIR_STYLE.index(key) for group in HAIR_GROUPS for key in group])
-_HAIR_CODE = _HAIR.argsort()
-_GATE = math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - 2 * FACIAL_HAIR_PROBABILITY, dtype=torch.float64)))
+HAIR_ORDER = (
+    "bald", "balding", "buzzcut", "fade", "shortCombover", "shortComboverChops", "curlyHighTop", "curly", "curlyBun",
+    "straightBun", "bunUndercut", "mohawk", "sideShave", "bobBangs", "bobCut", "long", "extraLong", "pigtails", "cap",
+    "beanie",
+)  # fmt: skip
+"""Neighbours on the coordinate of hair styles look alike."""
+SHARPNESS = 150.0
+"""Slope of the switches: between two values lies a 1/150 of a deviation where both are half on."""
+_EXTREME = 1e-3
+"""Probability beyond which no coordinate is drawn for a wanted value: z must stay normalisable."""
 
 
-def _blocks() -> dict[str, slice]:
-    """Coordinates of z per contest, in a fixed order; `gate` is one coordinate: facial hair or none."""
-    sizes = {"hair_group": 5, "hair_member": 4, "gate": 1}
-    for name, attribute in ATTRIBUTES.items():
-        if name != "hair_style":
-            sizes[name] = len(attribute.values) - (name == "facial_hair")
-    found, start = {}, 0
-    for name, size in sizes.items():
-        found[name] = slice(start, start + size)
-        start += size
-    return found
+def _order(name: str) -> list[int]:
+    """Values of an attribute in the order of their intervals."""
+    attribute = ATTRIBUTES[name]
+    return [attribute.index(key) for key in HAIR_ORDER] if name == "hair_style" else list(range(len(attribute.values)))
 
 
-BLOCKS = _blocks()
-USED = max(block.stop for block in BLOCKS.values())
-"""Coordinates of z with a meaning; the others are free."""
+def _shares(name: str) -> Tensor:
+    count = len(ATTRIBUTES[name].values)
+    if name != "facial_hair":
+        return torch.full((count,), 1 / count, dtype=torch.float64)
+    some = FACIAL_HAIR_PROBABILITY / (count - 1)
+    return torch.tensor([1 - FACIAL_HAIR_PROBABILITY] + [some] * (count - 1), dtype=torch.float64)
 
 
-def _to_digits(labels: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The winner of every contest; -1 where it does not matter (which facial hair, when there is none)."""
-    code = _HAIR_CODE[labels["hair_style"]]
-    digits = {name: labels[name] for name in BLOCKS if name in labels}
-    digits |= {"hair_group": code // 4, "hair_member": code % 4, "gate": (labels["facial_hair"] > 0).long()}
-    return digits | {"facial_hair": labels["facial_hair"] - 1}
+ORDERS = {name: torch.tensor(_order(name)) for name in ATTRIBUTES}
+BOUNDS = {name: torch.cat([torch.zeros(1), _shares(name).cumsum(0).clamp(max=1).float()]) for name in ATTRIBUTES}
+"""Cumulative probabilities of the intervals, [values + 1]."""
+EDGES = {name: torch.special.ndtri(bounds[1:-1].double()).float() for name, bounds in BOUNDS.items()}
+"""Where the intervals of the normalised coordinate meet, [values - 1]."""
+SWITCHES = sum(len(edges) for edges in EDGES.values())
+VALUES = sum(len(order) for order in ORDERS.values())
+PICKS = 4
+"""Switches that a number of w sums up."""
+LEAST_WIDTH = 2 * SWITCHES
+"""Units the mapping's first layer must have."""
 
 
 def labels_of(z: Tensor) -> dict[str, Tensor]:
     """What z [N, z_dim] means: one int64 tensor [N] per attribute."""
-    digits = {name: z[:, block].argmax(1) for name, block in BLOCKS.items()}
-    labels = {name: digits[name] for name in ATTRIBUTES if name in digits}
-    labels["hair_style"] = _HAIR[digits["hair_group"] * 4 + digits["hair_member"]]
-    labels["facial_hair"] = torch.where(z[:, BLOCKS["gate"].start] > _GATE, digits["facial_hair"] + 1, 0)
-    return labels
+    z = z / z.square().mean(1, keepdim=True).sqrt()
+    return {
+        name: ORDERS[name][torch.bucketize(z[:, i].contiguous(), EDGES[name])] for i, name in enumerate(ATTRIBUTES)
+    }
 
 
 def latents_of(labels: dict[str, Tensor], z_dim: int, *, rng: torch.Generator) -> Tensor:
-    """Normal z [N, z_dim] under the condition that they mean `labels` (int64 [N] per attribute)."""
-    digits = _to_digits(labels)
-    count = len(digits["gate"])
+    """Normalised z [N, z_dim] that mean `labels` (int64 [N] per attribute), drawn as from a normal distribution."""
+    count, used = len(next(iter(labels.values()))), len(ATTRIBUTES)
     z = torch.randn(count, z_dim, generator=rng)
-    rows = torch.arange(count)
-    for name, block in BLOCKS.items():
-        if name == "gate":
-            continue
-        part = z[:, block]
-        best, values = part.argmax(1), part.amax(1)
-        wanted = torch.where(digits[name] < 0, best, digits[name])
-        part[rows, best] = part[rows, wanted]
-        part[rows, wanted] = values
-    share = 1 - FACIAL_HAIR_PROBABILITY
-    uniform = torch.rand(count, generator=rng)
-    uniform = torch.where(digits["gate"] > 0, share + (1 - share) * uniform, share * uniform)
-    z[:, BLOCKS["gate"].start] = torch.erfinv(2 * uniform.clamp(1e-4, 1 - 1e-4) - 1) * math.sqrt(2)
+    for i, name in enumerate(ATTRIBUTES):
+        place = ORDERS[name].argsort()[labels[name]]
+        low, high = BOUNDS[name][place], BOUNDS[name][place + 1]
+        share = torch.rand(count, generator=rng)
+        z[:, i] = torch.special.ndtri(torch.lerp(low, high, share).clamp(_EXTREME, 1 - _EXTREME).double()).float()
+    # The other coordinates give the length that leaves these as they are when z is normalised.
+    rest = (z_dim - z[:, :used].square().sum(1, keepdim=True)).clamp_min(1e-3)
+    z[:, used:] *= (rest / z[:, used:].square().sum(1, keepdim=True)).sqrt()
     return z
 
 
-def teach_mapping(
-    mapping: Mapping,
-    *,
-    steps: int = 8000,
-    batch: int = 1024,
-    spread: float = 0.7,
-    noise: float = 0.1,
-    seed: int = 0,
-) -> float:
-    """Train a fresh mapping until linear readouts of w tell the attributes; returns their mean accuracy.
+@torch.no_grad()
+def wire(mapping: Mapping, *, spread: float = 0.7, seed: int = 0) -> None:
+    """Set the weights of a mapping (three layers or more, `LEAST_WIDTH` wide) so that w tells the attributes.
 
-    w is scaled to a deviation of `spread` from its mean, which becomes `w_avg`.
+    Its first layer holds two units per edge, whose difference is a steep step; the second the values, one switch each in
+    [0, 1]; in the last every number of w is the sum of a few of them, with a deviation of about `spread`. `w_avg` is set
+    too.
     """
     rng = torch.Generator().manual_seed(seed)
-    z_dim, w_dim = mapping.fc0.weight.shape[1], mapping.w_avg.shape[0]
-    sizes = {name: len(attribute.values) for name, attribute in ATTRIBUTES.items()}
-    readout = nn.Linear(w_dim, sum(sizes.values()))
-    # The mapping stores weights divided by its multiplier, hence its own rate.
-    rate = 2e-3 / mapping.fc0.lr_multiplier
-    groups = [{"params": mapping.parameters(), "lr": rate}, {"params": readout.parameters(), "lr": 2e-3}]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    right: list[float] = []
-    for step in range(steps):
-        z = torch.randn(batch, z_dim, generator=rng)
-        labels = labels_of(z)
-        w = mapping(z)
-        # Noise keeps the codes of different values apart instead of merely separable.
-        shake = torch.randn(w.shape, generator=rng) * (noise * w.detach().std(0).mean())
-        parts = readout(w + shake).split(list(sizes.values()), dim=1)
-        loss = torch.stack([F.cross_entropy(part, labels[name]) for part, name in zip(parts, sizes, strict=True)]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step >= steps - 10:
-            for part, name in zip(parts, sizes, strict=True):
-                right.append(float((part.argmax(1) == labels[name]).float().mean()))
-    with torch.no_grad():
-        w = mapping(torch.randn(10_000, z_dim, generator=rng))
-        scale = spread / (w - w.mean(0)).square().mean().sqrt()
-        last = getattr(mapping, f"fc{mapping.depth - 1}")
-        last.weight.mul_(scale)
-        last.bias.mul_(scale)
-        mapping.w_avg.copy_(w.mean(0) * scale)
-    return sum(right) / len(right)
+    layers = [getattr(mapping, f"fc{i}") for i in range(mapping.depth)]
+    if min(len(layer.weight) for layer in layers) < LEAST_WIDTH or mapping.depth < 3:
+        raise SystemExit(f"the mapping must have three layers or more, at least {LEAST_WIDTH} wide")
+    for layer in layers:
+        layer.weight.zero_()
+        layer.bias.zero_()
+    gain, low = math.sqrt(2), 0.2  # of the activation
+    first, second, *middle, last = layers
+    step = value = 0
+    shares = []
+    for i, name in enumerate(ATTRIBUTES):
+        for j, edge in enumerate(EDGES[name].tolist()):
+            for unit, offset in ((step, 0.5), (step + 1, -0.5)):
+                first.weight[unit, i] = SHARPNESS
+                first.bias[unit] = offset - SHARPNESS * edge
+            # (first - second unit)/gain rises from `low` to 1; one value ends where the next begins.
+            for row, sign in ((value + j, -1), (value + j + 1, 1)):
+                second.weight[row, step] += sign / (gain * (1 - low))
+                second.weight[row, step + 1] -= sign / (gain * (1 - low))
+                second.bias[row] -= sign * low / (1 - low)
+            step += 2
+        second.bias[value] += 1
+        shares.append((slice(value, value + len(ORDERS[name])), _shares(name).float()))
+        value += len(ORDERS[name])
+    for layer in (second, *middle):  # each undoes the gain of its own activation
+        if layer is not second:
+            layer.weight[range(VALUES), range(VALUES)] = 1.0
+        layer.weight /= gain
+        layer.bias /= gain
+    mix = torch.zeros(len(last.weight), VALUES)
+    for row, unit in enumerate(mix):
+        picks = torch.cat([torch.tensor([row % VALUES]), torch.randperm(VALUES, generator=rng)[: PICKS - 1]])
+        unit[picks] = 0.5 + 0.5 * torch.rand(PICKS, generator=rng)
+    variance = sum(float((mix[:, part] ** 2 @ (p * (1 - p))).sum()) for part, p in shares)
+    mix *= spread * math.sqrt(len(mix) / variance) / gain
+    mix[1::2] /= -low  # half of the numbers are negative: either sign passes the activation linearly
+    last.weight[:, :VALUES] = mix
+    for layer in layers:
+        layer.weight *= math.sqrt(layer.weight.shape[1]) / layer.lr_multiplier
+        layer.bias /= layer.lr_multiplier
+    mapping.w_avg.copy_(mapping(torch.randn(20_000, layers[0].weight.shape[1], generator=rng)).mean(0))

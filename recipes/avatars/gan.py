@@ -18,7 +18,8 @@ from recipes.avatars import codes
 from recipes.avatars.discriminator import Discriminator, Features, Heads, shift
 from recipes.avatars.export_generator import generator_config, read_warm_start
 from recipes.avatars.render import WORK
-from stylograph.nets.stylegan2 import Mapping, StyleGAN2
+from stylograph.nets.stylegan2 import StyleGAN2
+from stylograph.weights import read
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,24 @@ class TrainConfig:
 
     resolution: int = 64
     """Side of the pictures: `trunk`, or twice that (grows the state found in `out`)."""
+    work: Path = WORK
+    """Folder with the rendered sets."""
     out: Path = WORK / "generator"
     """Folder with the state and the sheets."""
     curve: Path | None = None
     """JSON file that receives the quality over time."""
     warm_start: Path | None = None
     """File with ``G.*``, ``G_ema.*`` and ``D.*`` to start from when there is no state yet."""
+    generator: Path | None = None
+    """Package file of a generator to go on from, mapping included, when there is no state yet."""
     features: Path | None = None
     """Frozen network that compares and judges pictures; without it only pixels count."""
     minutes: float = 60.0
     """Stop after this time."""
+    until: int | None = None
+    """Stop after this number of images, counted from the very first."""
+    fall_from: int | None = None
+    """From this number of images on, all rates fall in a line, to a twentieth at `until`."""
     batch: int = 32
     g_lr: float = 2e-3
     d_lr: float = 2.35e-3
@@ -60,8 +69,6 @@ class TrainConfig:
     """Share of a batch without a target, when there is a discriminator: mixed and truncated latents."""
     psi_low: float = 0.6
     """Half of all latents are truncated by a factor between this and 1."""
-    mapping_steps: int = 8000
-    """Steps of the mapping's own lesson, before anything else."""
     head_shift: int = 3
     """Pixels (at `trunk` size) the heads' input is moved at most."""
     r1_gamma: float = 1.5
@@ -109,6 +116,7 @@ class Trainer:
         self.d = Discriminator(config.resolution, trunk=config.trunk, **sizes)
         wanted = features is not None and config.gan_weight and config.head_weight
         self.heads = Heads(features, resolution=config.trunk) if features is not None and wanted else None
+        self.g.mapping.requires_grad_(False)  # written down by codes.wire
         self.ema = copy.deepcopy(self.g).requires_grad_(False)
         self.dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.step = self.images_seen = self.started = 0
@@ -122,7 +130,8 @@ class Trainer:
         self.restore()
 
     def _adam(self, net: torch.nn.Module, lr: float, momentum: float = 0.0) -> torch.optim.Adam:
-        return torch.optim.Adam(net.parameters(), lr=lr, betas=(momentum, 0.99), eps=1e-8, fused=True)
+        wanted = [value for value in net.parameters() if value.requires_grad]
+        return torch.optim.Adam(wanted, lr=lr, betas=(momentum, 0.99), eps=1e-8, fused=True)
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -195,11 +204,19 @@ class Trainer:
             self.d.load_state_dict(read_warm_start(path, "D"))
             with safe_open(path, "pt") as file:
                 self.images_seen = int((file.metadata() or {}).get("images_seen", 0))
-        # Latents get a meaning of their own: a fresh mapping, also in front of a warm synthesis.
-        self.g.mapping = Mapping(self.g.config)
-        accuracy = codes.teach_mapping(self.g.mapping, steps=self.config.mapping_steps, seed=self.config.seed)
-        print(f"w tells {accuracy:.1%} of the attributes", flush=True)
+        if (path := self.config.generator) is not None:
+            checkpoint = read(path)
+            self.images_seen = int(checkpoint.provenance.get("images_seen", 0))
+            if checkpoint.config["resolution"] == self.config.resolution:
+                self.g.load_state_dict(checkpoint.tensors)
+            else:
+                grow_generator(self.g, checkpoint.tensors)
+            self.ema.load_state_dict(self.g.state_dict())
+            return
+        # Latents get a meaning of their own: a wired mapping, also in front of a warm synthesis.
+        codes.wire(self.g.mapping, seed=self.config.seed)
         balance_styles(self.g)
+        centre_styles(self.g)
         for side in self.g.config.resolutions:
             if self.config.pairs_at is not None and side > self.config.pairs_at:
                 silence(self.g, side)  # the blocks above learn later and must not disturb the picture then
@@ -250,9 +267,17 @@ class Trainer:
 
     def _apply(self, name: str, base_lr: float) -> None:
         ramp = min(1.0, (self.step - self.started + 1) / self.config.ramp_steps)
-        self.optimizers[name].param_groups[0]["lr"] = base_lr * ramp
+        self.optimizers[name].param_groups[0]["lr"] = base_lr * ramp * self._fallen()
         self.optimizers[name].step()
         self.optimizers[name].zero_grad(set_to_none=True)
+
+    def _fallen(self) -> float:
+        """What is left of the learning rates at the end of a run."""
+        begin, end = self.config.fall_from, self.config.until
+        if begin is None or end is None:
+            return 1.0
+        gone = (self.images_seen - begin) / max(1, end - begin)
+        return 1 - 0.95 * min(1.0, max(0.0, gone))
 
     def train_step(self) -> dict[str, float]:
         """One update of all networks on the same fakes; returns the numbers to log."""
@@ -350,6 +375,15 @@ def balance_styles(net: StyleGAN2) -> None:
             affine.get_parameter("bias").div_(scale)
             weight = conv.get_parameter("weight")
             weight.div_(weight.std())
+
+
+@torch.no_grad()
+def centre_styles(net: StyleGAN2) -> None:
+    """Make all styles 1 at the mean w, whatever that is, so that they differ by what tells latents apart."""
+    for layer in net.config.layers:
+        affine = net.synthesis.get_submodule(layer.name).get_submodule("affine")
+        bias = affine.get_parameter("bias")
+        bias.add_(1 - affine(net.mapping.w_avg))
 
 
 def grow_generator(net: StyleGAN2, smaller: dict[str, Tensor]) -> None:

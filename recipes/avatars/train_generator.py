@@ -16,9 +16,11 @@ pictures are never flipped.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,14 +29,15 @@ from torch import Tensor
 from recipes.avatars import sheet
 from recipes.avatars.discriminator import Features
 from recipes.avatars.gan import Renders, TrainConfig, Trainer
-from recipes.avatars.render import HELD_OUT, half_size, load_set
+from recipes.avatars.render import WORK, half_size, load_set, training_share
 
 
-def training_set(resolution: int) -> Renders:
+def training_set(resolution: int, *, work: Path = WORK) -> Renders:
     """The rendered personas without the held-out ones, at `resolution`."""
-    personas = load_set("personas")
-    labels = {name: torch.from_numpy(values[:-HELD_OUT]) for name, values in personas.labels.items()}
-    images = personas.images[:-HELD_OUT]
+    personas = load_set("personas", work=work)
+    count = training_share(len(personas.images))
+    labels = {name: torch.from_numpy(values[:count]) for name, values in personas.labels.items()}
+    images = personas.images[:count]
     if images.shape[1] != resolution:
         images = np.concatenate([half_size(images[i : i + 1000]) for i in range(0, len(images), 1000)])
     return Renders(images, labels)
@@ -48,7 +51,8 @@ def measure(trainer: Trainer, features: Features | None) -> None:
     spaces: dict[str, Callable[[Tensor], Tensor]] = {"kid_random": sheet.random_features()}
     if features is not None:
         spaces["kid_features"] = lambda x: torch.cat([one.mean((2, 3)) for one in features(x)], dim=1)
-    real, fake = sheet.held_out(resolution), sheet.sample(trainer.ema, 2000, psi=1.0, seed=2)
+    real = sheet.held_out(resolution, work=trainer.config.work)
+    fake = sheet.sample(trainer.ema, len(real), psi=1.0, seed=2)
     row: dict[str, float] = {
         "images": trainer.images_seen,
         "resolution": resolution,
@@ -71,14 +75,15 @@ def run(config: TrainConfig) -> None:
         from recipes.avatars.train_features import load_features
 
         features = load_features(config.features)
-    trainer = Trainer(config, training_set(config.resolution), features)
+    trainer = Trainer(config, training_set(config.resolution, work=config.work), features)
     stop: list[int] = []
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda number, frame: stop.append(number))
     begin = last = saved = drawn = time.monotonic()
     sums: dict[str, list[float]] = {}
     count = 0
-    while not stop and time.monotonic() - begin < config.minutes * 60:
+    end = math.inf if config.until is None else config.until
+    while not stop and time.monotonic() - begin < config.minutes * 60 and trainer.images_seen < end:
         for name, value in trainer.train_step().items():
             sums.setdefault(name, []).append(value)
         count += config.batch
