@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test check bench scores docs clean
+.PHONY: install demo test check bench scores avatars avatars-smoke docs clean
 
 install: $(STAMP)
 
@@ -40,6 +40,15 @@ scores: install
 	$(BIN)/python -m benchmarks.edits
 	$(BIN)/python -m recipes.avatars.render --what styles
 	$(BIN)/python -m benchmarks.adaptation
+
+# The embedded models once more from nothing, in place of the shipped ones: some eight hours on a core. Goes on after a
+# kill. WORDNET is the folder `dict` of WordNet 3; OPTIONS="--assets DIR" puts the models elsewhere, "--list" shows the steps.
+avatars: install
+	$(BIN)/python -m recipes.avatars.everything $(if $(WORDNET),--wordnet "$(WORDNET)") $(OPTIONS)
+
+# Every step of it in miniature, in a temporary folder: half a minute.
+avatars-smoke: install
+	$(BIN)/python -m recipes.avatars.everything --smoke $(OPTIONS)
 
 docs: install
 	$(BIN)/pdoc stylograph -o site

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from recipes.avatars.attributes import ATTRIBUTES, sample_labels
 from recipes.avatars.augment import augment
 from recipes.avatars.captions import STYLE_NAMES, plain_prompts
-from recipes.avatars.render import HELD_OUT, WORK, draw_persona, half_size, load_set
+from recipes.avatars.render import HELD_OUT, HELD_OUT_STYLES, WORK, draw_persona, half_size, load_set, training_share
 from recipes.avatars.train_features import seen_labels, to_tensor
 from stylograph.templates import IMAGENET_TEMPLATES
 
@@ -61,6 +61,8 @@ class CheckConfig:
     """Folder with the rendered sets."""
     count: int = 1000
     """Held-out pictures of each set to look at."""
+    people: int = 24
+    """Personas that are redrawn for every edit of the second table."""
 
 
 def encode_images(model: Any, images: torch.Tensor) -> torch.Tensor:
@@ -96,7 +98,8 @@ def _vectors(model: Any, images: torch.Tensor) -> torch.Tensor:
 def table(model: Any, tokenizer: Any, *, work: Path = WORK, count: int = 1000) -> dict[str, dict[str, float]]:
     """Accuracy by attribute (and ``style``) on held-out pictures: clean 128, enlarged 64, and distorted."""
     personas, others = load_set("personas", work=work), load_set("styles", work=work)
-    count = min(count, HELD_OUT)
+    sets = ((len(personas.images), HELD_OUT), (len(others.images), HELD_OUT_STYLES))
+    count = min(count, *(total - training_share(total, held_out) for total, held_out in sets))
     pictures = np.asarray(personas.images[-count:])
     labels = {name: value[-count:] for name, value in seen_labels(personas.labels).items()}
     strange, styles = np.asarray(others.images[-count:]), torch.from_numpy(others.labels["style"][-count:]) + 1
@@ -172,7 +175,7 @@ def check(config: CheckConfig) -> None:
     model, tokenizer = load_clip(config.clip)
     print(show(table(model, tokenizer, work=config.work, count=config.count)), end="\n\n")
     print("| edit | cosine of image and text direction | nearest other text | its cosine |\n|---|---|---|---|")
-    for text, (own, other, value) in directions(model, tokenizer).items():
+    for text, (own, other, value) in directions(model, tokenizer, count=config.people).items():
         print(f"| {text} | {own:.2f} | {other} | {value:.2f} |")
 
 

@@ -59,9 +59,7 @@ LEAST_WIDTH = 2 * SWITCHES
 def labels_of(z: Tensor) -> dict[str, Tensor]:
     """What z [N, z_dim] means: one int64 tensor [N] per attribute."""
     z = z / z.square().mean(1, keepdim=True).sqrt()
-    return {
-        name: ORDERS[name][torch.bucketize(z[:, i].contiguous(), EDGES[name])] for i, name in enumerate(ATTRIBUTES)
-    }
+    return {name: ORDERS[name][torch.bucketize(z[:, i].contiguous(), EDGES[name])] for i, name in enumerate(ATTRIBUTES)}
 
 
 def latents_of(labels: dict[str, Tensor], z_dim: int, *, rng: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylograph import Clip, Generator
+from stylograph.assets import ASSETS
 from stylograph.edit.config import UniversalConfig
 from stylograph.edit.universal import SHIPPED, fit_universal
 
@@ -17,6 +18,8 @@ from stylograph.edit.universal import SHIPPED, fit_universal
 class FitConfig:
     """What to fit, and where to put it."""
 
+    assets: Path = ASSETS / "avatars"
+    """Folder with the generator and the CLIP."""
     out: Path = SHIPPED
     """The file to write."""
     universal: UniversalConfig = field(default_factory=lambda: UniversalConfig(samples=20_000))
@@ -25,8 +28,8 @@ class FitConfig:
 def fit(config: FitConfig) -> None:
     """Fit and write the map."""
     found = fit_universal(
-        Generator.from_pretrained("avatars"),
-        Clip.from_pretrained("avatars"),
+        Generator.from_pretrained(config.assets / "generator.safetensors"),
+        Clip.from_pretrained(config.assets / "clip"),
         config=config.universal,
         on_step=lambda step: step.done % 3200 == 0 and print(f"{step.stage}: {step.done} of {step.total}", flush=True),
     )

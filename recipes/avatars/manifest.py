@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 from stylograph.assets import ASSETS
 
@@ -53,18 +55,26 @@ MODELS = {
 }
 
 
-def manifest() -> dict[str, object]:
-    """The manifest as it should be for the files that are there."""
+@dataclass(frozen=True)
+class ManifestConfig:
+    """Of what to write a manifest."""
+
+    folder: Path = FOLDER
+    """Folder with the models; receives ``MANIFEST.json``."""
+
+
+def manifest(folder: Path = FOLDER) -> dict[str, object]:
+    """The manifest as it should be for the files that are in `folder`."""
     models = {}
     for name, (what, recipe) in MODELS.items():
-        place = FOLDER / name
+        place = folder / name
         files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
         models[name.rstrip("/")] = {
             "what": what,
             "licence": LICENCE,
             "recipe": recipe,
             "files": {
-                str(p.relative_to(FOLDER)): {
+                str(p.relative_to(folder)): {
                     "bytes": p.stat().st_size,
                     "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
                 }
@@ -75,5 +85,8 @@ def manifest() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    (FOLDER / "MANIFEST.json").write_text(json.dumps(manifest(), indent=2) + "\n")
-    print(f"wrote {FOLDER / 'MANIFEST.json'}")
+    import tyro
+
+    place = tyro.cli(ManifestConfig).folder / "MANIFEST.json"
+    place.write_text(json.dumps(manifest(place.parent), indent=2) + "\n")
+    print(f"wrote {place}")

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from recipes.avatars.augment import augment
-from recipes.avatars.render import HELD_OUT, half_size, load_set
+from recipes.avatars.render import half_size, load_set
 from recipes.avatars.train_features import to_tensor
 from stylograph.files import replacing, save_tensors
 from stylograph.nets.inverter import Inverter
@@ -35,11 +35,6 @@ def half_renders(what: Literal["personas", "styles"], work: Path) -> tuple[np.nd
     return np.concatenate([half_size(drawn.images[s : s + 1000]) for s in range(0, count, 1000)]), drawn.labels
 
 
-def training_share(count: int, held_out: int = HELD_OUT) -> int:
-    """How many of `count` pictures are trained on: all but the held-out ones, half of a set too small for that."""
-    return count - held_out if count > 2 * held_out else count // 2
-
-
 def blur(images: torch.Tensor) -> torch.Tensor:
     """3x3 average of [N, 3, H, W], edges repeated: a Gaussian of about 0.8 pixels."""
     return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -51,6 +46,12 @@ def soften(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     images = torch.lerp(images, once, torch.rand((len(images), 1, 1, 1), generator=rng))
     share = len(images) // 3
     return torch.cat([torch.lerp(once[:share], blur(once[:share]), 0.7), images[share:]])
+
+
+def coarser(images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Half of the pictures [N, 3, H, W], at random, seen at half the resolution and enlarged again."""
+    small = F.interpolate(F.avg_pool2d(images, 2), images.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(torch.rand((len(images), 1, 1, 1), generator=rng) < 0.5, small, images)
 
 
 def distort(images: torch.Tensor, rng: torch.Generator, *, strength: float) -> torch.Tensor:

@@ -21,8 +21,8 @@ from recipes.avatars.attributes import BACKGROUND, persona_options, sample_label
 from recipes.avatars.styles import STYLES
 
 WORK = Path(__file__).resolve().parent / ".work"
-HELD_OUT = 2000
-"""The last personas are never trained on."""
+HELD_OUT, HELD_OUT_STYLES = 2000, 1000
+"""The last personas, and the last pictures of the other styles, are never trained on."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,11 @@ def load_set(what: Literal["personas", "styles"], *, work: Path = WORK) -> Perso
     with np.load(folder / "labels.npz") as stored:
         labels = {name: stored[name] for name in stored.files}
     return Personas(np.load(folder / "images.npy", mmap_mode="r"), labels)
+
+
+def training_share(count: int, held_out: int = HELD_OUT) -> int:
+    """How many of `count` pictures are trained on: all but the held-out ones, half of a set too small for that."""
+    return count - held_out if count > 2 * held_out else count // 2
 
 
 def half_size(images: np.ndarray) -> np.ndarray:

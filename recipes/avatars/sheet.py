@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from recipes.avatars.export_generator import load_ema
-from recipes.avatars.render import HELD_OUT, WORK, half_size, load_set
+from recipes.avatars.render import WORK, half_size, load_set, training_share
 from stylograph.nets.stylegan2 import StyleGAN2
 
 
@@ -66,8 +66,9 @@ def save_side_by_side(path: Path, grids: list[np.ndarray]) -> None:
 
 
 def held_out(resolution: int, *, work: Path = WORK) -> np.ndarray:
-    """The renders nobody trains on, uint8 [2000, resolution, resolution, 3]."""
-    images = np.asarray(load_set("personas", work=work).images[-HELD_OUT:])
+    """The renders nobody trains on, uint8 [N, resolution, resolution, 3]."""
+    images = load_set("personas", work=work).images
+    images = np.array(images[training_share(len(images)) :])
     while images.shape[1] > resolution:
         images = half_size(images)
     return images

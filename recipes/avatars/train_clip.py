@@ -23,12 +23,12 @@ from recipes.avatars.attributes import ATTRIBUTES
 from recipes.avatars.augment import augment
 from recipes.avatars.check_clip import CLIP_FOLDER, encode_images, encode_texts, zero_shot
 from recipes.avatars.clip_losses import direction_loss, matching_loss, mean_move
-from recipes.avatars.render import HELD_OUT, WORK, half_size, load_set
+from recipes.avatars.render import HELD_OUT_STYLES, WORK, half_size, load_set, training_share
 from recipes.avatars.train_features import attribute_loss, seen_labels, to_tensor
 from stylograph.files import replacing
 
 _CLASS_SHARES = {
-    "hair_style": 2.0, "eyes": 2.0, "mouth": 2.0, "facial_hair": 1.5, "hair_colour": 1.5, "nose": 1.0, "clothes": 1.0,
+    "hair_style": 2.0, "eyes": 2.0, "mouth": 2.0, "facial_hair": 2.5, "hair_colour": 1.5, "nose": 1.0, "clothes": 1.0,
     "skin": 1.0, "clothes_colour": 1.0, "background": 1.0, "style": 2.0,
 }  # fmt: skip
 _GROUPED = ("hair_style", "eyes", "mouth", "facial_hair")
@@ -127,7 +127,7 @@ def build_model(vocabulary: int, shape: ClipShape = ClipShape()) -> Any:
 def export(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model (half precision), tokenizer and preprocessor to `folder`, readable by transformers 4 and 5."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = build_model(len(tokenizer), shape_of(model))
+    half = build_model(model.config.text_config.vocab_size, shape_of(model))
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # written for the owner only
@@ -162,15 +162,16 @@ class Batches:
         self.people, self.strange = load_set("personas", work=config.work), load_set("styles", work=config.work)
         self.seen = words.seen_at(self.people.labels)
         self.labels = seen_labels(self.people.labels)
-        self.bearded = np.flatnonzero(self.people.labels["facial_hair"][:-HELD_OUT])
+        self.known = training_share(len(self.people.images))
+        self.bearded = np.flatnonzero(self.people.labels["facial_hair"][: self.known])
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, torch.Tensor], list[words.Caption]]:
         """uint8 [B, 128, 128, 3], labels by attribute and ``style`` [B], one caption per picture."""
-        people = rng.integers(len(self.people.images) - HELD_OUT, size=self.config.personas)
+        people = rng.integers(self.known, size=self.config.personas)
         # Half of the people get facial hair: with three in ten, "clean shaven" is too good a guess.
         people[: self.config.personas // 3] = rng.choice(self.bearded, size=self.config.personas // 3)
         # The last thousand of the other styles are held out, as check_clip looks at them.
-        strange = rng.integers(len(self.strange.images) - 1000, size=self.config.others)
+        strange = rng.integers(training_share(len(self.strange.images), HELD_OUT_STYLES), size=self.config.others)
         images = np.concatenate([self.people.images[np.sort(people)], self.strange.images[np.sort(strange)]])
         people, strange = np.sort(people), np.sort(strange)
         unknown = torch.full((len(strange),), -100)
@@ -190,16 +191,16 @@ class Batches:
 
 
 def _views(images: np.ndarray, rng: torch.Generator) -> torch.Tensor:
-    """Distorted 128-pixel views; most at 64 pixels and enlarged, as the pictures of a 64-pixel generator are.
+    """Distorted 128-pixel views; half of them at 64 pixels and enlarged, as pictures of small generators are.
 
     A third of the steps is distorted at full strength, the others lightly: eyes and mouths are a few pixels large.
     """
     strength = (1.0, 0.35, 0.35)[int(torch.randint(3, (1,), generator=rng).item())]
     choice = int(torch.randint(4, (1,), generator=rng).item())
-    if choice == 0:
+    if choice < 2:
         return augment(to_tensor(images), rng, strength=strength)
     small = augment(to_tensor(half_size(images)), rng, strength=strength)
-    mode = "bilinear" if choice == 1 else "bicubic"
+    mode = "bilinear" if choice == 2 else "bicubic"
     return F.interpolate(small, (128, 128), mode=mode, align_corners=False).clamp(-1, 1)
 
 
@@ -300,9 +301,10 @@ def _rate(step: int, steps: int) -> float:
 def _quick_check(learner: Learner, tokenizer: Any, batches: Batches) -> str:
     learner.eval()
     with torch.inference_mode():
-        images = to_tensor(half_size(np.asarray(batches.people.images[-HELD_OUT : 300 - HELD_OUT])))
+        rows = slice(batches.known, batches.known + 300)
+        images = to_tensor(half_size(np.asarray(batches.people.images[rows])))
         vectors = encode_images(learner.model, images)
-        held = {name: value[-HELD_OUT : 300 - HELD_OUT] for name, value in batches.labels.items()}
+        held = {name: value[rows] for name, value in batches.labels.items()}
         scores = {n: zero_shot(learner.model, tokenizer, n, vectors, held[n])[0] for n in ATTRIBUTES}
     learner.train()
     return " ".join(f"{name} {100 * value:.0f}" for name, value in scores.items())

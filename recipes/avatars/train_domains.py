@@ -26,9 +26,8 @@ from recipes.avatars.recogniser_training import (
     half_renders,
     look,
     save,
-    training_share,
 )
-from recipes.avatars.render import WORK
+from recipes.avatars.render import HELD_OUT_STYLES, WORK, training_share
 from recipes.avatars.styles import PERSONA_STYLE, STYLES
 from recipes.avatars.train_features import attribute_loss, seen_labels, to_tensor
 from recipes.avatars.train_judge import JUDGED
@@ -39,8 +38,6 @@ NAMES = ("personas", *STYLES)
 """The domains in the order of the values of the output `style`."""
 WORDS = (PERSONA_STYLE[0], *(style.words[0] for style in STYLES.values()))
 """The plainest words of each domain."""
-HELD_OUT = 1000
-"""The last pictures of the other styles are never trained on (nor are the last personas)."""
 CELLS = 8
 """Side of the thumbnail."""
 
@@ -82,7 +79,7 @@ class Pictures:
         self.personas, labels = half_renders("personas", work)
         self.strange, strange = half_renders("styles", work)
         self.people = training_share(len(self.personas))
-        self.others = training_share(len(self.strange), HELD_OUT)
+        self.others = training_share(len(self.strange), HELD_OUT_STYLES)
         self.labels = {name: value for name, value in seen_labels(labels).items() if name in JUDGED}
         self.styles = torch.from_numpy(strange["style"]) + 1
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from recipes.avatars.attributes import ATTRIBUTES, visible_mask
 from recipes.avatars.augment import augment
-from recipes.avatars.render import HELD_OUT, WORK, half_size, load_set
+from recipes.avatars.render import WORK, half_size, load_set, training_share
 
 WIDTHS = (24, 32, 64, 128, 192)
 """Channels at 64, 32, 16, 8 and 4 pixels."""
@@ -134,7 +134,7 @@ def train(config: FeaturesConfig) -> dict[str, float]:
     """Train, save and return the held-out accuracy by attribute."""
     torch.manual_seed(config.seed)
     personas = load_set("personas", work=config.work)
-    count = len(personas.images) - HELD_OUT
+    count = training_share(len(personas.images))
     images = np.concatenate([half_size(personas.images[s : s + 2000]) for s in range(0, len(personas.images), 2000)])
     labels = seen_labels(personas.labels)
     target = config.work / "features.safetensors"

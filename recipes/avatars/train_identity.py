@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional as F
 
 from recipes.avatars.attributes import ATTRIBUTES, HAIR_COLOUR, sample_labels, visible_mask
-from recipes.avatars.recogniser_training import distort, fit, half_renders, look, save, training_share
-from recipes.avatars.render import WORK, draw_persona, half_size
+from recipes.avatars.recogniser_training import distort, fit, half_renders, look, save
+from recipes.avatars.render import WORK, draw_persona, half_size, training_share
 from recipes.avatars.train_features import to_tensor
 from stylograph.assets import ASSETS
 from stylograph.nets.recogniser import Recogniser, RecogniserConfig

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recipes.avatars.recogniser_training import distort, fit, half_renders, save, training_share
-from recipes.avatars.render import WORK
+from recipes.avatars.recogniser_training import distort, fit, half_renders, save
+from recipes.avatars.render import WORK, training_share
 from recipes.avatars.train_features import to_tensor
 from stylograph.assets import ASSETS
 from stylograph.embed import Clip
 from stylograph.generator import Generator
-from stylograph.identity import Identity
+from stylograph.identity import _avatars as read_identity
+from stylograph.images import resize
 from stylograph.inversion.perceptual import Perceptual
 from stylograph.metrics import Judge
 from stylograph.nets.inverter import Inverter, InverterConfig
@@ -34,6 +35,8 @@ class TrainInverterConfig:
 
     work: Path = WORK
     """Folder with the rendered sets, and for the state."""
+    assets: Path = ASSETS / "avatars"
+    """Folder with the generator, the robust CLIP, the identity net and the judge."""
     out: Path = ASSETS / "avatars" / "inverter.safetensors"
     """File to write."""
     steps: int = 3500
@@ -58,6 +61,8 @@ class TrainInverterConfig:
     """Seed of weights, batches and distortions."""
     report: int = 500
     """Steps between two looks at held-out drawings."""
+    check: int = 256
+    """Held-out drawings looked at."""
 
 
 def recolour(images: torch.Tensor, share: float, rng: torch.Generator) -> torch.Tensor:
@@ -76,11 +81,15 @@ class Teacher:
     def __init__(self, config: TrainInverterConfig, images: np.ndarray) -> None:
         self.config, self.images = config, images
         self.rng = torch.Generator().manual_seed(config.seed)
-        self.generator = Generator.from_pretrained("avatars")
-        self.perceptual = Perceptual(Clip.from_pretrained("avatars-robust"))
-        self.identity = Identity.from_pretrained("avatars")
+        self.generator = Generator.from_pretrained(config.assets / "generator.safetensors")
+        self.perceptual = Perceptual(Clip.from_pretrained(config.assets / "clip-robust"))
+        self.identity = read_identity(config.assets / "identity.safetensors", "cpu")
         self.w_avg = self.generator.net.mapping.w_avg
         self.variance = self.generator.w_samples().var(0).sum()
+
+    def render(self, codes: torch.Tensor) -> torch.Tensor:
+        """What the generator draws from W+ codes, averaged to the size of the drawings, which may be smaller."""
+        return resize(self.generator.render(Latents("w+", codes, self.generator)), self.images.shape[1])
 
     @torch.no_grad()
     def drawn(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,7 +101,7 @@ class Teacher:
         place = torch.arange(self.generator.num_ws)[None, :, None]
         codes = torch.where(place < cut, first[:, None], second[:, None])
         codes = self.w_avg + psi * (codes - self.w_avg)
-        return self.generator.render(Latents("w+", codes, self.generator)).clamp(-1, 1), codes
+        return self.render(codes).clamp(-1, 1), codes
 
     def loss(self, network: Inverter) -> torch.Tensor:
         """The loss of one batch, scalar."""
@@ -107,7 +116,7 @@ class Teacher:
         given[order] = distort(recoloured[order], self.rng, strength=config.strength)
         w, offsets = network.parts(given)
         found = torch.cat([w[:, None], w[:, None] + offsets], dim=1)
-        images = self.generator.render(Latents("w+", found, self.generator))
+        images = self.render(found)
         with torch.no_grad():
             seen, person = self.perceptual.see(recoloured), self.identity.embed(recoloured)
         far = (found[:half][known] - codes[known]).square().sum(2).mean() / self.variance if known.any() else 0.0
@@ -124,10 +133,10 @@ class Teacher:
 def check(network: Inverter, teacher: Teacher, images: np.ndarray) -> dict[str, float]:
     """How well held-out drawings come back: error, identity, share of the judge's decisions that stay, distance from W."""
     network.eval()
-    given, judge = to_tensor(images), Judge.from_pretrained("avatars")
+    given, judge = to_tensor(images), Judge.from_pretrained(teacher.config.assets / "judge.safetensors")
     w, offsets = network.parts(given)
     codes = torch.cat([w[:, None], w[:, None] + offsets], dim=1)
-    found = teacher.generator.render(Latents("w+", codes, teacher.generator))
+    found = teacher.render(codes)
     before, after = judge.labels(given), judge.labels(found)
     return {
         "mse": float((found - given).square().mean()),
@@ -139,11 +148,11 @@ def check(network: Inverter, teacher: Teacher, images: np.ndarray) -> dict[str, 
 
 
 def train(config: TrainInverterConfig) -> dict[str, float]:
-    """Train, save, and return the figures of `check` on 256 held-out drawings."""
+    """Train, save, and return the figures of `check` on held-out drawings."""
     torch.manual_seed(config.seed)
     images, _ = half_renders("personas", config.work)
     count = training_share(len(images))
-    teacher, held_out = Teacher(config, images[:count]), images[count : count + 256]
+    teacher, held_out = Teacher(config, images[:count]), images[count : count + config.check]
     shape = InverterConfig(teacher.generator.num_ws, teacher.generator.w_dim, images.shape[1])
     network = Inverter(shape).to(memory_format=torch.channels_last)
     network.w_avg.copy_(teacher.w_avg)

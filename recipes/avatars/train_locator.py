@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.avatars.recogniser_training import save
-from recipes.avatars.render import HELD_OUT, WORK, load_set
+from recipes.avatars.render import HELD_OUT_STYLES, WORK, load_set, training_share
 from recipes.avatars.scenes import Kind, Scenery, Scenes
 from stylograph.align.avatars import SHIPPED, AvatarAligner, AvatarConfig
 from stylograph.align.geometry import Found, Quad
@@ -31,8 +31,6 @@ from stylograph.render import to_uint8
 
 MIXTURE: dict[Kind, float] = {"scene": 0.5, "close": 0.22, "aligned": 0.14, "empty": 0.14}
 """Kinds of scenes in a batch."""
-HELD_OUT_STYLES = 1000
-"""The last drawings of other styles are never trained on."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,10 @@ class TrainConfig:
 def scenery(work: Path, pool: int, *, held_out: bool) -> Scenery:
     """Drawings to train on, or those never trained on."""
     people, others = load_set("personas", work=work).images, load_set("styles", work=work).images
+    known, strange = training_share(len(people)), training_share(len(others), HELD_OUT_STYLES)
     if held_out:
-        return Scenery(np.array(people[-HELD_OUT:]), np.array(others[-HELD_OUT_STYLES:]))
-    return Scenery(np.array(people[: min(pool, len(people) - HELD_OUT)]), np.array(others[:-HELD_OUT_STYLES][:pool]))
+        return Scenery(np.array(people[known:]), np.array(others[strange:]))
+    return Scenery(np.array(people[: min(pool, known)]), np.array(others[: min(pool, strange)]))
 
 
 def frame(rng: torch.Generator, unit: int) -> tuple[int, int]:
@@ -224,10 +223,13 @@ def measure(network: Locator, source: Scenery, count: int) -> dict[str, dict[str
             "recall": round(len(errors) / avatars, 4),
             "false finds per scene": round(strays / count, 4),
             "scenes without avatars with a find": round(sum(alarms) / count, 4),
-            "corner error, mean": round(sum(errors) / len(errors), 4),
-            "corner error, median": round(ordered[len(errors) // 2], 4),
-            "corner error, 95 %": round(ordered[int(len(errors) * 0.95)], 4),
         }
+        if ordered:
+            told[f"looks {looks}"] |= {
+                "corner error, mean": round(sum(errors) / len(errors), 4),
+                "corner error, median": round(ordered[len(errors) // 2], 4),
+                "corner error, 95 %": round(ordered[int(len(errors) * 0.95)], 4),
+            }
     for side in (64, 128, 512):
         exact = []
         for number in range(count // 2):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from recipes.avatars import captions as words
 from recipes.avatars.augment import augment
 from recipes.avatars.check_clip import CLIP_FOLDER, encode_images, encode_texts
-from recipes.avatars.render import HELD_OUT, WORK, half_size, load_set
+from recipes.avatars.render import HELD_OUT_STYLES, WORK, half_size, load_set, training_share
 from recipes.avatars.train_clip import export
 from recipes.avatars.train_features import to_tensor
 from stylograph.files import replacing
@@ -53,6 +53,8 @@ class RobustConfig:
     """Peak learning rate of AdamW (cosine)."""
     classes: float = 0.3
     """Weight of naming the style among the sentences of all styles."""
+    check: int = 120
+    """Held-out pictures that are attacked at every saved state."""
     save_seconds: float = 120.0
     """Time between two saved states."""
     seed: int = 5
@@ -76,17 +78,17 @@ def norms(x: torch.Tensor) -> torch.Tensor:
 class Data:
     """Personas and other styles at 64 pixels."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, *, check: int) -> None:
         people, strange = load_set("personas", work=work), load_set("styles", work=work)
-        self.people = half_size(people.images[:12_000])
-        strangers = len(strange.images) - 1000
+        self.people = half_size(people.images[: min(12_000, training_share(len(people.images)))])
+        strangers = training_share(len(strange.images), HELD_OUT_STYLES)
         self.strange = np.concatenate(
             [half_size(strange.images[s : min(s + 2000, strangers)]) for s in range(0, strangers, 2000)]
         )
         self.style = torch.from_numpy(strange.labels["style"][:strangers]) + 1
-        self.held = to_tensor(half_size(np.asarray(strange.images[-1000:-500])))
-        self.held_style = torch.from_numpy(strange.labels["style"][-1000:-500]) + 1
-        self.held_people = to_tensor(half_size(np.asarray(people.images[-HELD_OUT : 200 - HELD_OUT])))
+        held = slice(strangers, strangers + check)
+        self.held = to_tensor(half_size(np.asarray(strange.images[held])))
+        self.held_style = torch.from_numpy(strange.labels["style"][held]) + 1
 
     def draw(self, batch: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures [batch, 3, 64, 64] and the number of their style [batch], 0 for personas."""
@@ -123,11 +125,11 @@ def check(model: Any, teacher: Any, data: Data, texts: torch.Tensor, radius: flo
     model.eval()
     said = []
     with torch.no_grad():
-        wanted = vectors(teacher, data.held[:120])
-    for title, images in (("clean", data.held[:120]), ("attacked", attack(model, data.held[:120], wanted, radius))):
+        wanted = vectors(teacher, data.held)
+    for title, images in (("clean", data.held), ("attacked", attack(model, data.held, wanted, radius))):
         with torch.no_grad():
             found = vectors(model, images)
-        right = ((found @ texts.T).argmax(1) == data.held_style[:120]).float().mean()
+        right = ((found @ texts.T).argmax(1) == data.held_style).float().mean()
         said.append(f"{title} styles {100 * right:.0f} % cosine {(found * wanted).sum(1).mean():.3f}")
     model.train()
     return "; ".join(said)
@@ -147,7 +149,7 @@ def train(config: RobustConfig) -> None:
     for parameter in trained:
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(trained, lr=config.lr, weight_decay=0.01, betas=(0.9, 0.98))
-    data, texts = Data(config.work), style_texts(teacher, tokenizer)
+    data, texts = Data(config.work, check=config.check), style_texts(teacher, tokenizer)
     state, first = config.work / "robust_state.pt", 0
     if state.exists():
         stored = torch.load(state, weights_only=True)

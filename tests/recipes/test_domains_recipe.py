@@ -6,12 +6,11 @@ import torch
 pytest.importorskip("dicebear")
 pytest.importorskip("resvg_py")
 
-from recipes.avatars.recogniser_training import conditions, fit, training_share
-from recipes.avatars.render import RenderConfig, render
+from recipes.avatars.recogniser_training import conditions, fit
+from recipes.avatars.render import HELD_OUT_STYLES, RenderConfig, render, training_share
 from recipes.avatars.styles import STYLES
 from recipes.avatars.train_domains import (
     CELLS,
-    HELD_OUT,
     NAMES,
     DomainsConfig,
     Pictures,
@@ -70,7 +69,7 @@ def test_held_out_pictures_hold_every_style(pictures):
     images, labels = pictures.held_out()
     assert len(images) == 12 + 30
     assert labels["style"].tolist() == [0] * 12 + list(range(1, 31))
-    assert (training_share(40_000), training_share(18_000, HELD_OUT)) == (38_000, 17_000)
+    assert (training_share(40_000), training_share(18_000, HELD_OUT_STYLES)) == (38_000, 17_000)
 
 
 def test_reground_changes_the_background_and_its_label_only():
