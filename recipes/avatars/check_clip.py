@@ -19,6 +19,7 @@ from recipes.avatars.attributes import ATTRIBUTES, sample_labels
 from recipes.avatars.augment import augment
 from recipes.avatars.captions import STYLE_NAMES, plain_prompts
 from recipes.avatars.render import HELD_OUT, HELD_OUT_STYLES, WORK, draw_persona, half_size, load_set, training_share
+from recipes.avatars.synonyms import HELD_OUT as UNHEARD
 from recipes.avatars.train_features import seen_labels, to_tensor
 from stylograph.templates import IMAGENET_TEMPLATES
 
@@ -143,6 +144,30 @@ def directions(model: Any, tokenizer: Any, *, count: int = 24) -> dict[str, tupl
     return result
 
 
+@torch.inference_mode()
+def synonyms(model: Any, tokenizer: Any, *, work: Path = WORK, count: int = 1000) -> dict[str, float | None]:
+    """For sentences with words that no caption holds: area under the ROC curve, None if a word is unknown.
+
+    The share of pairs of held-out pictures, one that the sentence is true of and one that it is not, in which the true one is
+    nearer to the sentence; 0.5 is chance.
+    """
+    personas = load_set("personas", work=work)
+    count = min(count, len(personas.images) - training_share(len(personas.images)))
+    vectors = _vectors(model, to_tensor(np.asarray(personas.images[-count:])))
+    labels = {name: value[-count:] for name, value in seen_labels(personas.labels).items()}
+    result: dict[str, float | None] = {}
+    for text, (name, keys) in UNHEARD.items():
+        if tokenizer.unk_token_id in tokenizer(text)["input_ids"]:
+            result[text] = None
+            continue
+        known, attribute = labels[name], ATTRIBUTES[name]
+        true = torch.isin(known, torch.tensor([attribute.index(key) for key in keys]))
+        near = vectors @ _templated(model, tokenizer, text)
+        inside, outside = near[true], near[(known >= 0) & ~true]
+        result[text] = (inside[:, None] > outside[None]).float().mean().item()
+    return result
+
+
 def _templated(model: Any, tokenizer: Any, text: str) -> torch.Tensor:
     filled = [template.format(text) for template in IMAGENET_TEMPLATES]
     return F.normalize(encode_texts(model, tokenizer, filled).mean(0), dim=0)
@@ -177,6 +202,12 @@ def check(config: CheckConfig) -> None:
     print("| edit | cosine of image and text direction | nearest other text | its cosine |\n|---|---|---|---|")
     for text, (own, other, value) in directions(model, tokenizer, count=config.people).items():
         print(f"| {text} | {own:.2f} | {other} | {value:.2f} |")
+    areas = synonyms(model, tokenizer, work=config.work, count=config.count)
+    heard = [area for area in areas.values() if area is not None]
+    mean = sum(heard) / max(1, len(heard))
+    print(f"\n{len(heard)} of {len(areas)} sentences with unheard words are known, mean area {mean:.3f}:")
+    for text, area in sorted(areas.items(), key=lambda pair: pair[1] if pair[1] is not None else 2):
+        print(f"  {'unknown' if area is None else f'{area:.3f}'}  {text}")
 
 
 if __name__ == "__main__":
