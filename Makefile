@@ -33,11 +33,11 @@ bench: install
 	$(BIN)/python -m benchmarks.editing
 	$(BIN)/python -m benchmarks.adaptation_step
 
-# How good edits and adapted generators are, two hours in all; `python -m benchmarks.edits --help` takes parts of it.
+# How good edits and adapted generators are, several hours in all; docs/benchmark.md. `stylograph bench --quick` takes a minute.
 scores: install
 	$(BIN)/python -m benchmarks.directions --images 8 --edits
 	$(BIN)/python -m benchmarks.mapper
-	$(BIN)/python -m benchmarks.edits
+	$(BIN)/stylograph bench --out out/bench
 	$(BIN)/python -m recipes.avatars.render --what styles
 	$(BIN)/python -m benchmarks.adaptation
 

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from benchmarks.edits import TASKS, score
 from benchmarks.measure import report
 from stylograph import Clip, Generator, Latents
+from stylograph.benchmark.rows import score
+from stylograph.benchmark.tasks import TUNED
 from stylograph.edit.config import DirectionConfig, DirectionMethod
 from stylograph.edit.directions import agreement, choose_beta, cosines, follow, relevance
 from stylograph.edit.table import DirectionTable, MeasureConfig, measure_table, movable
@@ -139,8 +140,8 @@ def edits(generator: Generator, clip: Clip, table: DirectionTable, *, seed: int 
     before, rows = drawn(codes), []
     for name, (method, way) in ways.items():
         figures: dict[float, list[tuple[float, float]]] = {length: [] for length in LENGTHS}
-        for task in TASKS:
-            found = way(clip.text_direction(task.target, NEUTRAL))
+        for task in TUNED:
+            found = way(clip.text_direction(task.sentence, NEUTRAL))
             kept = found.where(found.abs() >= choose_beta(found, DirectionConfig(method=method)), 0.0)
             for length in LENGTHS:
                 judged = score(judge, task, before, drawn(codes + length * F.normalize(kept, dim=0) * std))

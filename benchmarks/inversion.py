@@ -5,7 +5,7 @@
 Needs `python -m recipes.avatars.render`. On held-out drawings no model was trained on, and on the same ones *perturbed*: other
 colours, turned within a larger picture, noisy, photographed off a screen. Through the pipeline of the command line, from
 files. *Kept*: share of what the judge reads in the clean drawing that it reads in the inverted picture as well (what is
-hidden is left out). *Success* and *leak* of edits are those of `benchmarks.edits`.
+hidden is left out). *Success* and *leak* of edits are those of `stylograph bench`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.edits import FIRST_SEED, TASKS, Task, score
 from benchmarks.measure import report
 from recipes.avatars.render import HELD_OUT, load_set
 from stylograph import EditJob, InvertJob
+from stylograph.benchmark.rows import score
+from stylograph.benchmark.tasks import FIRST_SEED, TUNED, Task
 from stylograph.images import read_images
 from stylograph.inversion.config import InvertConfig
 from stylograph.making import make
@@ -148,13 +149,13 @@ def edits(judge: Judge, job: EditJob, task: Task) -> dict[str, float]:
 
 def main(options: Options) -> None:
     judge, rows = Judge.from_pretrained("avatars"), []
-    tasks = [task for task in TASKS if task.target in SENTENCES]
+    tasks = [task for task in TUNED if task.sentence in SENTENCES]
     with tempfile.TemporaryDirectory() as place:
         os.environ["STYLOGRAPH_CACHE"] = place  # nothing is known from before
         files = write_pictures(Path(place), options.pictures)
         clean = read_images(files["drawings"], 64)
         found = [
-            edits(judge, EditJob(t.target, seed=tuple(range(FIRST_SEED, FIRST_SEED + options.edited))), t)
+            edits(judge, EditJob(t.sentence, seed=tuple(range(FIRST_SEED, FIRST_SEED + options.edited))), t)
             for t in tasks
         ]
         rows.append({"way": "generated", **means(found)})
@@ -162,7 +163,7 @@ def main(options: Options) -> None:
             for kind, some in files.items():
                 row = {"way": way, "pictures": kind, **inverted(judge, some, clean, WAYS[way])}
                 if kind == "drawings":
-                    jobs = [EditJob(t.target, image=tuple(some[: options.edited]), invert=WAYS[way]) for t in tasks]
+                    jobs = [EditJob(t.sentence, image=tuple(some[: options.edited]), invert=WAYS[way]) for t in tasks]
                     row |= means([edits(judge, job, task) for job, task in zip(jobs, tasks)])
                 rows.append(row)
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)

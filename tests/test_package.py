@@ -21,7 +21,7 @@ LAYERS = [
     {"jobs", "photos"},
     {"world"},
     {"making"},
-    {"pipeline", "console"},
+    {"pipeline", "console", "benchmark"},
     {"cli", "web", "batch"},
     {"__main__"},
 ]

@@ -1,6 +1,6 @@
 """Makes the whole embedded world from nothing, step by step; `--smoke` does every step in miniature.
 
-    python -m recipes.avatars.everything --wordnet dict              # some eight hours; the same command goes on after a kill
+    python -m recipes.avatars.everything --wordnet dict              # some four hours; the same command goes on after a kill
     python -m recipes.avatars.everything --list                      # the steps, their commands, and what is finished
     python -m recipes.avatars.everything --only train_judge manifest --again
     python -m recipes.avatars.everything --smoke                     # a minute, in a folder that vanishes
@@ -25,26 +25,16 @@ from tyro.conf import arg
 
 from recipes.avatars.stepping import THREADS, Ledger, Step, run
 
+_PAIRS = "--gan-weight 0 --head-weight 0 --g-momentum 0.9"
+_SHARP = f"{_PAIRS} --resolution 128 --features {{work}}/features.safetensors --g-lr 3e-3 --square-weight 5 --feature-weight 2"
 PHASES: dict[str, tuple[float, str]] = {
     "pairs_32": (
-        40,
-        "--resolution 64 --gan-weight 0 --head-weight 0 --pairs-at 32 --g-momentum 0.9 --g-lr 8e-3 "
-        "--pixel-weight 0 --square-weight 10 --until 320000 --fall-from 240000",
+        8,
+        f"{_PAIRS} --pairs-at 32 --g-lr 4e-3 --pixel-weight 0 --square-weight 10 --until 90000 --fall-from 60000",
     ),
-    "pairs_64": (
-        45,
-        "--resolution 64 --features {work}/features.safetensors --gan-weight 0 --head-weight 0 --g-momentum 0.9 "
-        "--g-lr 4e-3 --pixel-weight 10 --square-weight 10 --feature-weight 2 --until 520000 --fall-from 440000",
-    ),
-    "pairs_128": (
-        70,
-        "--resolution 128 --features {work}/features.safetensors --gan-weight 0 --head-weight 0 --g-momentum 0.9 "
-        "--g-lr 4e-3 --pixel-weight 10 --square-weight 10 --feature-weight 2 --until 640000 --fall-from 560000",
-    ),
-    "sharp_128": (
-        70,
-        "--resolution 128 --features {work}/features.safetensors --until 720000 --fall-from 680000",
-    ),
+    "pairs_64": (14, f"{_PAIRS} --g-lr 4e-3 --pixel-weight 5 --square-weight 10 --until 205000"),
+    "pairs_128": (26, f"{_SHARP} --until 282000 --fall-from 225000"),
+    "lean_128": (18, f"{_SHARP} --until 330000 --fall-from 290000 --lean 0.6"),
 }
 """The generator's phases, in order: minutes, and what `train_generator` is told. Each goes on with the state of the one
 before; images are counted from the very first."""
@@ -96,6 +86,12 @@ def steps(work: Path, assets: Path, *, wordnet: Path | None = None) -> list[Step
         _step("train_judge", "--work {work} --out {assets}/judge.safetensors", needs=["render"], minutes=16),
         _step("train_identity", "--work {work} --out {assets}/identity.safetensors", needs=["render"], minutes=7),
         _step("train_domains", "--work {work} --out {assets}/domains.safetensors", needs=["render"], minutes=8),
+        _step(
+            "reference",
+            "--judge {assets}/domains.safetensors --out {assets}/reference.safetensors",
+            needs=["train_domains"],
+            minutes=2,
+        ),
         _step(
             "train_inverter",
             "--work {work} --assets {assets} --out {assets}/inverter.safetensors",
@@ -166,6 +162,7 @@ SMOKE = {
     "train_judge": "--steps 2 --batch 8",
     "train_identity": "--steps 2 --groups 2 --people 2",
     "train_domains": "--steps 2 --batch 8",
+    "reference": "--count 8",
     "train_inverter": "--steps 2 --batch 4 --check 4",
     "train_locator": "--steps 2 --batch 4 --check 2",
 }

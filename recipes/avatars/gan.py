@@ -67,6 +67,8 @@ class TrainConfig:
     """Adam's first beta of the generator: 0 against a discriminator, 0.9 helps on pairs alone."""
     free: float = 0.5
     """Share of a batch without a target, when there is a discriminator: mixed and truncated latents."""
+    lean: float = 0.0
+    """Share of the pairs whose w leans towards other values (`codes.lean`), their target unchanged."""
     psi_low: float = 0.6
     """Half of all latents are truncated by a factor between this and 1."""
     head_shift: int = 3
@@ -235,18 +237,23 @@ class Trainer:
         z = codes.latents_of(labels, self.g.config.z_dim, rng=self.rng)
         z = torch.cat([z, torch.randn(count - paired, self.g.config.z_dim, generator=self.rng)])
         side = config.pairs_at if config.pairs_at and config.gan_weight == 0 else config.resolution
-        styles = self.g.synthesis.styles(self._ws(z, paired))
+        styles = self.g.synthesis.styles(self._ws(z, labels))
         fake = self.g.synthesis.run(styles, noise="none", dtype=self.dtype, stop=self.g.stop_index(side)).image
         assert fake is not None
         return F.avg_pool2d(real, config.resolution // side), fake, paired
 
-    def _ws(self, z: Tensor, paired: int) -> Tensor:
-        """W+ of z: half of the rows truncated, the rows from `paired` on sometimes mixed; moves `w_avg`."""
+    def _ws(self, z: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        """W+ of z: half of the rows truncated; the first, paired with `labels`, may lean, the others mix; moves `w_avg`."""
+        paired = len(next(iter(labels.values())))
         mapping, layers = self.g.mapping, self.g.config.num_ws
         w = mapping(z)
         mapping.w_avg.lerp_(w.detach().mean(0), 1 - self.config.w_avg_beta)
         psi = 1 - (1 - self.config.psi_low) * torch.rand(len(z), generator=self.rng)
         psi = torch.where(torch.rand(len(z), generator=self.rng) < 0.5, psi, 1.0)
+        if self.config.lean:
+            leans = torch.rand(paired, 1, generator=self.rng) < self.config.lean
+            move = torch.where(leans, codes.lean(mapping, labels, rng=self.rng), 0.0)
+            w = torch.cat([w[:paired] + move, w[paired:]])
         ws = torch.lerp(mapping.w_avg, w, psi[:, None])[:, None].expand(-1, layers, -1)
         if len(z) > paired and torch.rand((), generator=self.rng) < self.config.mixing:
             cut = int(torch.randint(1, layers, (), generator=self.rng))

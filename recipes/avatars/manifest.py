@@ -22,7 +22,7 @@ MODELS = {
     ),
     "clip/": (
         "small dual encoder for avatars, loaded by transformers",
-        "python -m recipes.avatars.render; python -m recipes.avatars.train_clip",
+        "python -m recipes.avatars.render; python -m recipes.avatars.train_clip; python -m recipes.avatars.widen_words",
     ),
     "clip-robust/": (
         "the same dual encoder with an image tower that adversarial changes hardly move; guides domain adaptation",
@@ -51,6 +51,10 @@ MODELS = {
     "domains.safetensors": (
         "classifier of drawing styles with features for distances, used to score domain adaptation only",
         "python -m recipes.avatars.render; python -m recipes.avatars.train_domains",
+    ),
+    "reference.safetensors": (
+        "features of real drawings of the benchmark's domains, by the domain judge",
+        "python -m recipes.avatars.render; python -m recipes.avatars.reference",
     ),
 }
 

@@ -17,7 +17,7 @@ from recipes.avatars.attributes import BACKGROUND, sample_labels
 from recipes.avatars.render import draw, draw_persona
 from recipes.avatars.styles import STYLES
 from stylograph.benchmark.domains import DOMAINS, SHIPPED, SOURCE
-from stylograph.benchmark.methods import digest_of
+from stylograph.benchmark.plugs import digest_of
 from stylograph.domains import DomainJudge
 from stylograph.files import save_tensors
 

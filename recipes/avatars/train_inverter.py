@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recipes.avatars.codes import latents_of
 from recipes.avatars.recogniser_training import distort, fit, half_renders, save
 from recipes.avatars.render import WORK, training_share
 from recipes.avatars.train_features import to_tensor
@@ -39,7 +40,7 @@ class TrainInverterConfig:
     """Folder with the generator, the robust CLIP, the identity net and the judge."""
     out: Path = ASSETS / "avatars" / "inverter.safetensors"
     """File to write."""
-    steps: int = 3500
+    steps: int = 1500
     """Training steps."""
     batch: int = 32
     """Pictures per step, half of them the generator's own."""
@@ -49,14 +50,17 @@ class TrainInverterConfig:
     """Weight of the distance of CLIP's layers, beside a mean square error of weight 1."""
     identity: float = 0.1
     """Weight of 1 - cosine of the identity net."""
-    code: float = 0.02
-    """Weight of the squared distance from the known code, in units of the variance of W; of the generator's own pictures."""
+    code: float = 0.2
+    """Weight of the squared distance from the known code, in units of the variance of W: what a drawing shows tells its
+    code as well (codes.py). Recoloured pictures have none."""
     offsets: float = 0.002
     """Weight of the squared length of the offsets, in the same units: what keeps a code near W."""
     strength: float = 0.5
     """Strength of the distortions on half of every batch; the other half is only softened."""
     recoloured: float = 0.25
     """Share of pictures with other colours."""
+    bf16: bool = False
+    """Draw and look in bfloat16; slower on a CPU without instructions for it."""
     seed: int = 37
     """Seed of weights, batches and distortions."""
     report: int = 500
@@ -78,10 +82,11 @@ def recolour(images: torch.Tensor, share: float, rng: torch.Generator) -> torch.
 class Teacher:
     """Draws batches and knows what is wrong with a code."""
 
-    def __init__(self, config: TrainInverterConfig, images: np.ndarray) -> None:
-        self.config, self.images = config, images
+    def __init__(self, config: TrainInverterConfig, images: np.ndarray, labels: dict[str, torch.Tensor]) -> None:
+        self.config, self.images, self.labels = config, images, labels
         self.rng = torch.Generator().manual_seed(config.seed)
-        self.generator = Generator.from_pretrained(config.assets / "generator.safetensors")
+        dtype = torch.bfloat16 if config.bf16 else torch.float32
+        self.generator = Generator.from_pretrained(config.assets / "generator.safetensors", dtype=dtype)
         self.perceptual = Perceptual(Clip.from_pretrained(config.assets / "clip-robust"))
         self.identity = read_identity(config.assets / "identity.safetensors", "cpu")
         self.w_avg = self.generator.net.mapping.w_avg
@@ -103,23 +108,32 @@ class Teacher:
         codes = self.w_avg + psi * (codes - self.w_avg)
         return self.render(codes).clamp(-1, 1), codes
 
+    @torch.no_grad()
+    def meant(self, labels: dict[str, torch.Tensor]) -> torch.Tensor:
+        """W+ codes that stand for drawings with these labels."""
+        z = latents_of(labels, self.generator.z_dim, rng=self.rng)
+        return self.generator.map(z).tensor[:, None].expand(-1, self.generator.num_ws, -1)
+
     def loss(self, network: Inverter) -> torch.Tensor:
         """The loss of one batch, scalar."""
         config, half = self.config, self.config.batch // 2
         rows = torch.randint(len(self.images), (config.batch - half,), generator=self.rng)
         own, codes = self.drawn(half)
         wanted = torch.cat([own, to_tensor(self.images[rows.numpy()])])
+        codes = torch.cat([codes, self.meant({name: value[rows] for name, value in self.labels.items()})])
         recoloured = recolour(wanted, config.recoloured, self.rng)
-        known = (recoloured == wanted).flatten(1).all(1)[:half]
+        known = (recoloured == wanted).flatten(1).all(1)
         order = torch.randperm(config.batch, generator=self.rng)  # `distort` treats the halves differently
         given = torch.empty_like(wanted)
         given[order] = distort(recoloured[order], self.rng, strength=config.strength)
-        w, offsets = network.parts(given)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            w, offsets = network.parts(given)
+        w, offsets = w.float(), offsets.float()
         found = torch.cat([w[:, None], w[:, None] + offsets], dim=1)
         images = self.render(found)
         with torch.no_grad():
             seen, person = self.perceptual.see(recoloured), self.identity.embed(recoloured)
-        far = (found[:half][known] - codes[known]).square().sum(2).mean() / self.variance if known.any() else 0.0
+        far = (found[known] - codes[known]).square().sum(2).mean() / self.variance if known.any() else 0.0
         return (
             (images - recoloured).square().mean()
             + config.perceptual * self.perceptual.distance(images, seen).mean()
@@ -150,9 +164,10 @@ def check(network: Inverter, teacher: Teacher, images: np.ndarray) -> dict[str, 
 def train(config: TrainInverterConfig) -> dict[str, float]:
     """Train, save, and return the figures of `check` on held-out drawings."""
     torch.manual_seed(config.seed)
-    images, _ = half_renders("personas", config.work)
+    images, labels = half_renders("personas", config.work)
     count = training_share(len(images))
-    teacher, held_out = Teacher(config, images[:count]), images[count : count + config.check]
+    teacher = Teacher(config, images[:count], {name: torch.from_numpy(rows[:count]) for name, rows in labels.items()})
+    held_out = images[count : count + config.check]
     shape = InverterConfig(teacher.generator.num_ws, teacher.generator.w_dim, images.shape[1])
     network = Inverter(shape).to(memory_format=torch.channels_last)
     network.w_avg.copy_(teacher.w_avg)

@@ -8,7 +8,8 @@
     images = generator.render(edit(generator.sample(4, seed=1)))
 
 `optimize` and `train_mapper` are the other two ways to an edit, `find_strength` says how far to go with it;
-`adapt` moves the generator itself to another domain, `invert` finds the codes of pictures of your own.
+`adapt` moves the generator itself to another domain, `invert` finds the codes of pictures of your own, `bench` says how well
+all of it works.
 
 Names are loaded when first used, so that importing the package costs nothing.
 """
@@ -22,6 +23,7 @@ from stylograph import errors
 from stylograph.errors import StylographError, WeightsError
 
 if TYPE_CHECKING:
+    from stylograph.benchmark.run import bench
     from stylograph.edit.base import Edit, load_edit
     from stylograph.edit.config import DirectionConfig, MapperTraining, OptimizeConfig, StrengthConfig
     from stylograph.edit.directions import find_direction
@@ -69,6 +71,7 @@ __all__ = [
     "SweepJob",
     "WeightsError",
     "adapt",
+    "bench",
     "blend",
     "errors",
     "find_direction",
@@ -106,6 +109,7 @@ _HOME = {
     "StrengthConfig": "edit.config",
     "SweepJob": "jobs",
     "adapt": "nada.adapt",
+    "bench": "benchmark.run",
     "blend": "nada.blend",
     "find_direction": "edit.directions",
     "find_strength": "edit.strength",

@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +14,24 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.extras import SubcommandApp
 
 from stylograph import __version__
-from stylograph.console import about, announce, guard, on_bytes, previewing, progress, say, spare
-from stylograph.errors import ImageError, OutputError, StylographError, StylographWarning
+from stylograph.benchmark.config import BenchJob
+from stylograph.console import (
+    about,
+    announce,
+    check_pasted,
+    guard,
+    on_bytes,
+    paste,
+    previewing,
+    progress,
+    say,
+    spare,
+)
+from stylograph.errors import OutputError, StylographError, StylographWarning
 from stylograph.jobs import AdaptJob, BlendJob, EditJob, GridJob, ImagineJob, InvertJob, PictureJob, SampleJob, SweepJob
 from stylograph.making import estimated, mapper_checkpoint
 from stylograph.pipeline import run
-from stylograph.world import World, pictures_of
+from stylograph.world import World
 
 if TYPE_CHECKING:
     from stylograph.pipeline import Result
@@ -49,54 +60,11 @@ def edit(
         pasted: With --image: also write the whole picture with the edit in its place; for several pictures a folder.
     """
     if pasted is not None:
-        _check_pasted(job, pasted)
+        check_pasted(job, pasted)
     result = _draw(job, output, save_edit, pasted)
-    failed = result.failed + (_paste(result, pasted) if pasted is not None else 0)
+    failed = result.failed + (paste(result.back, pasted) if pasted is not None else 0)
     if failed:
         raise SystemExit(1)
-
-
-def _check_pasted(job: EditJob, place: Path) -> None:
-    """Complains before the work starts: there has to be a picture to paste into, and not the one that is read."""
-    from stylograph.render import check_output
-
-    if not job.image:
-        raise StylographError(
-            "got --pasted without pictures of your own; expected --image: seeds have no picture around"
-        )
-    if place.is_dir():
-        if os.path.realpath(place) in (os.path.realpath(path.parent) for path in pictures_of(job)):
-            raise StylographError(f"{place}: got the folder the pictures come from; expected another one")
-        return
-    check_output(place)
-    if len(pictures_of(job)) > 1:
-        raise StylographError(
-            f"{place}: got one file for {len(pictures_of(job))} pictures; expected a folder: make it, and give the command "
-            "again"
-        )
-
-
-def _paste(result: Result, place: Path) -> int:
-    """Writes the whole pictures, those that can be; how many cannot."""
-    from stylograph.render import FORMATS, save_photo
-
-    failed, taken = 0, set()
-    for edited in result.back:
-        name = place
-        if place.is_dir():
-            ending = edited.path.suffix if edited.path.suffix.lower() in FORMATS else ".png"
-            numbers = (f"-{n}" if n else "" for n in count())
-            name = next(p for n in numbers if (p := place / f"{edited.path.stem}{n}{ending}") not in taken)
-            taken.add(name)
-        try:
-            if os.path.realpath(name) == os.path.realpath(edited.path):
-                raise OutputError(f"{name}: got the picture itself as the file to write; expected another name")
-            save_photo(edited.pasted(), name)
-            say(f"wrote {name}")
-        except (ImageError, OutputError) as error:
-            failed += 1
-            say(f"not pasted: {error}")
-    return failed
 
 
 @app.command
@@ -247,6 +215,29 @@ def blend(job: Annotated[BlendJob, arg(name="")], output: Output = Path("blend.p
         mixture = run(job, on_step=on_step).generator
     assert mixture is not None
     _wrote(output, mixture.save(output))
+
+
+@app.command
+def bench(job: Annotated[BenchJob, arg(name="")], out: Annotated[Path, arg(aliases=["-o"])] = Path("bench")) -> None:
+    """Say how often a sentence does what it says and nothing else: every method, many sentences, many pictures.
+
+    Example: stylograph bench --quick
+    Example: stylograph bench --methods direction my_module:my_function
+
+    Writes bench.json, report.md and report.html. Given the same command again, an interrupted benchmark goes on.
+
+    Args:
+        out: Folder for rows and reports; what is finished there is not done again.
+    """
+    from stylograph.benchmark.run import bench as run_bench
+
+    announce(job.generator, job.offline)
+    with progress() as on_step:
+        found = run_bench(out, **vars(job), on_step=on_step, on_row=lambda _, line: say(line))
+    for line in found.lines():
+        say(line)
+    if found.failed:
+        raise SystemExit(1)
 
 
 @app.command
@@ -408,6 +399,6 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         say(
             "stylograph: interrupted; the output was not written. Given the same command again, a measurement for a generator, a "
-            "mapper's training, an adaptation or a folder of inversions goes on from its last checkpoint"
+            "mapper's training, an adaptation, a benchmark or a folder of inversions goes on from its last checkpoint"
         )
         raise SystemExit(130) from None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stylograph.jobs import PictureJob
+    from stylograph.jobs import EditJob, PictureJob
+    from stylograph.photos import Edited
     from stylograph.types import OnStep, Step
     from stylograph.weights import KnownModel
 
@@ -126,3 +128,49 @@ def previewing(on_step: OnStep | None, picture: Path, target: str) -> OnStep:
             say(captions[-1])
 
     return show
+
+
+def check_pasted(job: EditJob, place: Path) -> None:
+    """Complains before the work starts: there has to be a picture to paste into, and not the one that is read."""
+    from stylograph.errors import StylographError
+    from stylograph.render import check_output
+    from stylograph.world import pictures_of
+
+    if not job.image:
+        raise StylographError(
+            "got --pasted without pictures of your own; expected --image: seeds have no picture around"
+        )
+    if place.is_dir():
+        if os.path.realpath(place) in (os.path.realpath(path.parent) for path in pictures_of(job)):
+            raise StylographError(f"{place}: got the folder the pictures come from; expected another one")
+        return
+    check_output(place)
+    if len(pictures_of(job)) > 1:
+        raise StylographError(
+            f"{place}: got one file for {len(pictures_of(job))} pictures; expected a folder: make it, and give the command "
+            "again"
+        )
+
+
+def paste(back: Sequence[Edited], place: Path) -> int:
+    """Writes the whole pictures, those that can be; how many cannot."""
+    from stylograph.errors import ImageError, OutputError
+    from stylograph.render import FORMATS, save_photo
+
+    failed, taken = 0, set()
+    for edited in back:
+        name = place
+        if place.is_dir():
+            ending = edited.path.suffix if edited.path.suffix.lower() in FORMATS else ".png"
+            numbers = (f"-{n}" if n else "" for n in count())
+            name = next(p for n in numbers if (p := place / f"{edited.path.stem}{n}{ending}") not in taken)
+            taken.add(name)
+        try:
+            if os.path.realpath(name) == os.path.realpath(edited.path):
+                raise OutputError(f"{name}: got the picture itself as the file to write; expected another name")
+            save_photo(edited.pasted(), name)
+            say(f"wrote {name}")
+        except (ImageError, OutputError) as error:
+            failed += 1
+            say(f"not pasted: {error}")
+    return failed

@@ -161,11 +161,16 @@ def directions(world: World, counts: Sequence[int] | None = None, *, rivals: boo
 
     job, config = world.job, world.job.direction
     if config.table is None and config.method != "gradient":
-        place = table_path(job.model, world.clip, "finite" if config.method == "finite" else "universal")
+        kind = "finite" if config.method == "finite" else "universal"
+        both = f"{world.generator.digest[:8]}-{world.clip.digest[:8]}"
+        place = table_path(job.model, world.clip, kind, digest=both)
         place.parent.mkdir(parents=True, exist_ok=True)
         config = replace(config, table=place)
     rivals = rivals and config.beta is None and config.count is None
-    tried = [(config, COUNTS if rivals else counts)]
+    several = COUNTS if rivals else counts
+    tried = [(config, several)]
+    if rivals and config.method in ("auto", "universal") and config.torgb is None:
+        tried.append((replace(config, torgb=False), several))
     quick = world.generator.resolution <= RIVALS_UP_TO or world.generator.device.type != "cpu"
     if rivals and config.method == "auto" and quick:
         tried.append((replace(config, method="gradient"), None))

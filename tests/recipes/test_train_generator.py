@@ -225,6 +225,23 @@ def test_a_wired_mapping_tells_every_attribute_linearly() -> None:
         assert missed < 0.03, name
 
 
+def test_a_leaning_code_still_means_its_label() -> None:
+    mapping = Mapping(generator_config(16)).requires_grad_(False)
+    codes.wire(mapping)
+    labels = {name: torch.from_numpy(row) for name, row in sample_labels(500, seed=2).items()}
+    rng = torch.Generator().manual_seed(0)
+    w = mapping(codes.latents_of(labels, 128, rng=rng))
+    moved = w + codes.lean(mapping, labels, rng=rng)
+    # w is linear in the switches: one row per value, read off the codes themselves.
+    switches = torch.cat([F.one_hot(o.argsort()[labels[n]], len(o)).float() for n, o in codes.ORDERS.items()], 1)
+    rows = torch.linalg.lstsq(switches, w, driver="gelsd").solution
+    found = moved @ torch.linalg.pinv(rows)
+    assert float((moved - w).norm(dim=1).min()) > 0
+    for name, part in zip(codes.ORDERS, found.split([len(o) for o in codes.ORDERS.values()], 1), strict=True):
+        own = codes.ORDERS[name].argsort()[labels[name]]
+        assert float((part.argmax(1) == own).float().mean()) > 0.98, name
+
+
 def test_styles_are_centred_at_the_mean(tmp_path: Path) -> None:
     net = Trainer(replace(TINY, out=tmp_path), pictures(16)).g
     styles = net.synthesis.styles(net.mapping.w_avg.expand(1, net.config.num_ws, -1))

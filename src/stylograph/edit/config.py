@@ -52,6 +52,9 @@ class DirectionConfig(MeasureConfig):
     else 60, and for finite the rule of StyleCLIP's demo."""
     lock: Annotated[tuple[str, ...], arg(prefix_name=False)] = ()
     """Layers to leave alone: a block ("64"), a layer ("b32.conv1", "b*.conv0"), "torgb". Fine layers carry colours."""
+    torgb: bool | None = None
+    """Whether ToRGB layers, which set colours, may move. By default they may for universal, which moves w as a whole, and
+    may not for the others (the paper's rule); an automatic strength tries universal both ways."""
     table: Path | None = None
     """File of what was learnt about the generator (universal, finite): used if it is there, else made, resumable, and
     stored there. The command line keeps it beside the generator's file, or in the cache."""
@@ -107,7 +110,7 @@ class StrengthConfig:
 
     steps: int = 12
     """Strengths tried, evenly spaced from 0 (not tried) to `largest`."""
-    largest: float = 2.4
+    largest: float = 2.0
     """Largest strength tried, as a multiple of the edit's own."""
     thrift: float | None = None
     """What strength costs: going all the way up the ladder has to be worth this share of the best gain. 0 takes the

@@ -52,7 +52,7 @@ def find_direction(
         sentences, whose mean counts).
     config: all settings; `method`, `beta`, `count` override its fields.
     Strength 1 moves the most relevant channel by one standard deviation, the others in proportion to relevance. The
-    edit's own strength, used when none is given, makes the whole shift eight standard deviations long.
+    edit's own strength, used when none is given, makes the whole shift sixteen standard deviations long.
     Raises `PromptError` if the sentences mean the same to the model, or none of the channels passes `beta`.
     """
     given: dict[str, Any] = {"method": method, "beta": beta, "count": count}
@@ -112,11 +112,11 @@ def find_directions(
     return edits
 
 
-LENGTH = 8.0
+LENGTH = 16.0
 """Length of an edit's shift at its own strength, in standard deviations over all its channels."""
 PURITY_AT = 5.0
 """How far along the path, in standard deviations, its channels' purity is measured (gradient)."""
-COUNTS = (15, 60)
+COUNTS = (60, 240)
 """Numbers of channels that an automatic strength chooses among."""
 
 
@@ -128,7 +128,7 @@ def relevance(
     config: DirectionConfig | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Relevance of every StyleSpace channel, [sum of channels] in [-1, 1]; zero for ToRGB layers.
+    """Relevance of every StyleSpace channel, [sum of channels] in [-1, 1]; zero for what may not move.
 
     wanted: the text direction Δt, unit length [D].
     """
@@ -260,7 +260,8 @@ def _moved(generator: Generator, settings: DirectionConfig) -> Tensor:
     limit = settings.max_resolution or generator.resolution
     if settings.method != "finite":  # what was not looked at is not moved
         limit = min(limit, settings.up_to)
-    return movable(generator, limit) & ~locked.to(generator.device)
+    torgb = settings.method in ("auto", "universal") if settings.torgb is None else settings.torgb
+    return movable(generator, limit, torgb=torgb) & ~locked.to(generator.device)
 
 
 @torch.enable_grad()

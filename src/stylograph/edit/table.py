@@ -182,12 +182,12 @@ def channel_effects(
     return direction(f[:, 1], f[:, 0])
 
 
-def movable(generator: Generator, max_resolution: int | None = None) -> Tensor:
-    """Which channels an edit may move, [sum of channels] bool: no ToRGB, nothing above `max_resolution`."""
+def movable(generator: Generator, max_resolution: int | None = None, *, torgb: bool = False) -> Tensor:
+    """Which channels an edit may move, [sum of channels] bool: nothing above `max_resolution`, ToRGB only if asked for."""
     limit = max_resolution or generator.resolution
     chosen = torch.zeros(generator.s_dim, dtype=torch.bool, device=generator.device)
     for layer in generator.layers:
-        chosen[layer.s_slice] = not layer.to_rgb and layer.resolution <= limit
+        chosen[layer.s_slice] = (torgb or not layer.to_rgb) and layer.resolution <= limit
     return chosen
 
 
@@ -196,11 +196,11 @@ def identity(clip: Clip) -> str:
     return f"{clip.name} ({clip.digest[:16]})"
 
 
-def table_path(source: str | Path, clip: Clip, kind: str = "finite") -> Path:
+def table_path(source: str | Path, clip: Clip, kind: str = "finite", *, digest: str = "") -> Path:
     """Where a generator's table (or universal map) is kept if nobody says otherwise.
 
     Beside a generator's file: "ffhq.pkl" -> "ffhq.<clip>.<kind>.safetensors". For known names, URLs and hub ids: in the
-    cache folder.
+    cache folder, where `digest` (of generator and CLIP) keeps those of an older release apart.
     """
     from stylograph.weights.download import cache_folder, cached_path
     from stylograph.weights.registry import plan
@@ -212,7 +212,7 @@ def table_path(source: str | Path, clip: Clip, kind: str = "finite") -> Path:
     elif plan(text) is None and Path(text).expanduser().exists():
         place = Path(text).expanduser()
     else:
-        return cache_folder() / f"{_file_name(text)}.{model}.{kind}.safetensors"
+        return cache_folder() / ".".join(filter(None, (_file_name(text), model, digest, kind, "safetensors")))
     return place.with_name(f"{place.stem}.{model}.{kind}.safetensors")
 
 

@@ -132,7 +132,7 @@ class _Descent:
             settle=self.settle,
             lost=InvertError("got a loss that is NaN at the start; check generator, picture and networks"),
             on_step=on_step,
-            told=told,
+            told=told or Step("trying a start", 0),
         )
         return self.codes(found.kept), found.loss
 
