@@ -15,7 +15,7 @@ from PIL import Image
 from recipes.avatars.attributes import sample_labels
 from recipes.avatars.render import draw_persona
 
-SIDE = 64
+SIDE = 128
 GREY = np.tile(np.arange(SIDE, dtype=np.uint8) * 4, (SIDE, 1))
 UNREADABLE = Path("/proc/self/mem")
 """Even root cannot read it: its first page is never there."""
@@ -48,10 +48,10 @@ class File:
 
 @lru_cache
 def face(number=0):
-    """A drawing of 64 x 64 pixels that is not its own mirror image."""
+    """A drawing of 128 x 128 pixels that is not its own mirror image."""
     labels = {name: int(values[number]) for name, values in sample_labels(2, seed=77).items()}
     drawing = draw_persona(labels, size=SIDE).copy()
-    drawing[:20, :12] = (200, 30, 60)
+    drawing[:40, :24] = (200, 30, 60)
     return Image.fromarray(drawing)
 
 
@@ -60,9 +60,9 @@ def pixels(mode="RGB"):
 
 
 def wide():
-    """The same in the middle of a picture of 96 x 64 pixels."""
-    picture = Image.new("RGB", (96, SIDE), "white")
-    picture.paste(face(), (16, 0))
+    """The same in the middle of a picture of 192 x 128 pixels."""
+    picture = Image.new("RGB", (192, SIDE), "white")
+    picture.paste(face(), (32, 0))
     return picture
 
 

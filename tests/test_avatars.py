@@ -6,7 +6,7 @@ import pytest
 
 from recipes.avatars.manifest import FOLDER, manifest
 from stylograph import Clip, Generator, Identity, find_direction, find_strength
-from stylograph.edit.directions import find_directions
+from stylograph.edit.directions import COUNTS, find_directions
 from stylograph.edit.universal import SHIPPED, UniversalMap
 from stylograph.metrics import Judge, leakage, success
 
@@ -55,7 +55,7 @@ def test_the_universal_map_is_made_for_these_models(generator, clip):
 JUDGED = [
     ("a person wearing sunglasses", "eyes", "sunglasses"),
     ("a person with a big smile", "mouth", "bigSmile"),
-    ("a person in a green shirt", "clothes_colour", "green"),
+    ("a person with a pacifier", "mouth", "pacifier"),
 ]
 
 
@@ -63,7 +63,7 @@ JUDGED = [
 def test_a_sentence_alone_makes_a_good_edit(generator, clip, target, attribute, value):
     """Automatic strength, judged by a network that no edit sees: true of most, and little else changed."""
     judge, identity = Judge.from_pretrained("avatars"), Identity.from_pretrained("avatars")
-    edits = find_directions(generator, clip, target, counts=(15, 60))
+    edits = find_directions(generator, clip, target, counts=COUNTS)
     latents = generator.sample(16, seed=300)
     found = find_strength(edits, generator, clip, latents, target, neutral="a person", identity=identity)
     told = [judge.probabilities(generator.render(codes)) for codes in (latents, found.apply(edits, latents))]
@@ -75,7 +75,7 @@ def test_a_sentence_alone_makes_a_good_edit(generator, clip, target, attribute, 
 PAIRS = [
     ("a person wearing sunglasses", "a person"),
     ("a person with blue hair", "a person"),
-    ("a person in a green shirt", "a person"),
+    ("a person with a pacifier", "a person"),
 ]
 
 

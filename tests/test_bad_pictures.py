@@ -23,8 +23,8 @@ DOC = Path(__file__).parents[1] / "docs" / "bad-input.md"
 LOOK = ("--invert.stages", "encoder", "--align", "none")
 FAST = ("--strength", "1", "--direction.method", "universal")
 GLASSES = "a person wearing sunglasses"
-CHEEKS = [[18, 26], [44, 26], [31, 36], [22, 46], [40, 46]]
-"""Landmarks of a face in the middle of 64 x 64 pixels."""
+CHEEKS = [[36, 52], [88, 52], [62, 72], [44, 92], [80, 92]]
+"""Landmarks of a face in the middle of 128 x 128 pixels."""
 STORIES = []
 """Rows of the tests that take more than one command."""
 

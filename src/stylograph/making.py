@@ -170,7 +170,7 @@ def directions(world: World, counts: Sequence[int] | None = None, *, rivals: boo
     several = COUNTS if rivals else counts
     tried = [(config, several)]
     if rivals and config.method in ("auto", "universal") and config.torgb is None:
-        tried.append((replace(config, torgb=False), several))
+        tried.append((replace(config, torgb=False), several and several[:1]))
     quick = world.generator.resolution <= RIVALS_UP_TO or world.generator.device.type != "cpu"
     if rivals and config.method == "auto" and quick:
         tried.append((replace(config, method="gradient"), None))

@@ -110,7 +110,7 @@ class TestAdapt:
     def test_a_dry_run_writes_nothing(self, say, tmp_path):
         code, _, messages = say(*ADAPT, "-o", tmp_path / "x.safetensors", "--dry-run")
         assert code == 0
-        for said in ("trains", "numbers in 9 convolutions", "time", "2 steps", "memory", "GB"):
+        for said in ("trains", "numbers in 11 convolutions", "time", "2 steps", "memory", "GB"):
             assert said in messages
         assert not files_in(tmp_path)
 

@@ -37,7 +37,7 @@ def test_a_few_steps_leave_a_file_that_is_read(made):
     network, record = load_inverter(config.out)
     assert record["generator"] == Generator.from_pretrained("avatars").digest
     assert record["held_out"] == figures
-    assert network(torch.zeros(2, 3, 100, 100)).shape == (2, 10, 128)
+    assert network(torch.zeros(2, 3, 100, 100)).shape == (2, 12, 128)
 
 
 def test_a_finished_training_is_not_done_again(made):

@@ -49,7 +49,7 @@ class DirectionConfig(MeasureConfig):
     """Move only channels with |relevance| >= beta: a cosine for finite, else relative to the most relevant channel."""
     count: Annotated[int | None, arg(prefix_name=False)] = None
     """Move the so many most relevant channels instead of giving beta. By default automatic with an automatic strength,
-    else 60, and for finite the rule of StyleCLIP's demo."""
+    else 240 for universal and 60 for gradient, and for finite the rule of StyleCLIP's demo."""
     lock: Annotated[tuple[str, ...], arg(prefix_name=False)] = ()
     """Layers to leave alone: a block ("64"), a layer ("b32.conv1", "b*.conv0"), "torgb". Fine layers carry colours."""
     torgb: bool | None = None
@@ -101,7 +101,7 @@ class OptimizeConfig:
     """Images optimised at once. Images do not influence one another."""
 
 
-THRIFT, THRIFT_OF_OWN = 0.5, 0.65
+THRIFT, THRIFT_OF_OWN = 0.3, 0.65
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ class StrengthConfig:
     """Largest strength tried, as a multiple of the edit's own."""
     thrift: float | None = None
     """What strength costs: going all the way up the ladder has to be worth this share of the best gain. 0 takes the
-    best gain whatever it costs, 1 stops early. By default 0.5, and 0.65 for pictures of your own, where there is more to
+    best gain whatever it costs, 1 stops early. By default 0.3, and 0.65 for pictures of your own, where there is more to
     lose."""
-    rival: float = 0.8
+    rival: float = 0.9
     """Of several edits, those with this share of the best one's gain compete for the smallest drift."""
     budget: float = 0.6
     """How far the similarity to the unedited person may fall, 0 to 1 (with an identity network)."""

@@ -52,7 +52,7 @@ def find_direction(
         sentences, whose mean counts).
     config: all settings; `method`, `beta`, `count` override its fields.
     Strength 1 moves the most relevant channel by one standard deviation, the others in proportion to relevance. The
-    edit's own strength, used when none is given, makes the whole shift sixteen standard deviations long.
+    edit's own strength, used when none is given, makes the whole shift twenty standard deviations long.
     Raises `PromptError` if the sentences mean the same to the model, or none of the channels passes `beta`.
     """
     given: dict[str, Any] = {"method": method, "beta": beta, "count": count}
@@ -112,12 +112,14 @@ def find_directions(
     return edits
 
 
-LENGTH = 16.0
+LENGTH = 20.0
 """Length of an edit's shift at its own strength, in standard deviations over all its channels."""
 PURITY_AT = 5.0
 """How far along the path, in standard deviations, its channels' purity is measured (gradient)."""
-COUNTS = (60, 240)
-"""Numbers of channels that an automatic strength chooses among."""
+COUNTS = (240, 1_000_000)
+"""Numbers of channels that an automatic strength chooses among; the second is all there are."""
+DEFAULT_COUNT = {"gradient": 60, "universal": 240, "auto": 240}
+"""Channels moved when nobody says how many."""
 
 
 def relevance(
@@ -171,13 +173,13 @@ def boundary(found: Tensor, std: Tensor, beta: float) -> Tensor:
 def choose_beta(found: Tensor, settings: DirectionConfig) -> float:
     """The threshold asked for, or the one that keeps `count` channels.
 
-    With neither, 60 channels; for "finite" the rule of StyleCLIP's demo for faces: the largest of 0.29,
+    With neither, 240 channels (gradient: 60); for "finite" the rule of StyleCLIP's demo for faces: the largest of 0.29,
     0.28 ... 0.10 that keeps more than 20 channels, or what keeps 20 if even 0.10 is too high.
     """
     if settings.beta is not None:
         return settings.beta
     size = found.abs()
-    count = settings.count or (None if settings.method == "finite" else 60)
+    count = settings.count or DEFAULT_COUNT.get(settings.method)
     if count is None:
         for beta in (b / 100 for b in range(29, 9, -1)):
             if int((size >= beta).sum()) > 20:
