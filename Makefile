@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: install
-	$(BIN)/stylograph edit "a person wearing sunglasses" --seed 1 2 3 4 5 6 -o demo.png
+	$(BIN)/stylograph edit "a person wearing sunglasses" --seed 1 2 5 7 9 11 -o demo.png
 	@echo "Open demo.png: originals above, edits below."
 
 test: install

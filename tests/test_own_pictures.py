@@ -14,7 +14,7 @@ from stylograph.render import read_metadata
 
 LOOK = ("--align", "none", "--invert.stages", "encoder")
 TUNE = ("--align", "none", "--invert.stages", "encoder", "tune", "--invert.enough", "1", "--invert.tune.steps", "2")
-FAST = ("--strength", "1", "--direction.method", "universal")
+FAST = ("--strength", "3", "--direction.method", "universal")
 GLASSES = "a person wearing sunglasses"
 
 
@@ -120,7 +120,7 @@ class TestEdit:
         pictures = ("--image", folder / "b.png", folder / "me.safetensors")
         code, _, told = say("edit", GLASSES, *pictures, "-o", tmp_path / "o.png", "--save-edit", saved, *LOOK, *FAST)
         assert code == 0, told
-        assert load_edit(saved, Generator.from_pretrained("avatars")).strength == 1
+        assert load_edit(saved, Generator.from_pretrained("avatars")).strength == 3
 
     def test_optimised_picture_by_picture(self, say, folder, tmp_path):
         saved = tmp_path / "edit.safetensors"
