@@ -35,6 +35,7 @@ PHASES: dict[str, tuple[float, str]] = {
     "pairs_64": (14, f"{_PAIRS} --g-lr 4e-3 --pixel-weight 5 --square-weight 10 --until 205000"),
     "pairs_128": (26, f"{_SHARP} --until 282000 --fall-from 225000"),
     "lean_128": (18, f"{_SHARP} --until 330000 --fall-from 290000 --lean 0.6"),
+    "lean_more": (13, f"{_SHARP} --until 365000 --fall-from 345000 --lean 0.8 --g-lr 2e-3"),
 }
 """The generator's phases, in order: minutes, and what `train_generator` is told. Each goes on with the state of the one
 before; images are counted from the very first."""
