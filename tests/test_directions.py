@@ -204,7 +204,8 @@ class TestSelection:
         assert choose_beta(found, finite) == pytest.approx(0.29)
         assert int((found >= choose_beta(found / 4, finite) * 4).sum()) >= 20
         assert choose_beta(torch.zeros(5), finite) > 0
-        assert int((found >= choose_beta(found, DirectionConfig())).sum()) == 60
+        assert int((found >= choose_beta(found, DirectionConfig())).sum()) == 240
+        assert int((found >= choose_beta(found, DirectionConfig(method="gradient"))).sum()) == 60
 
     @pytest.mark.parametrize(
         "wrong",

@@ -146,8 +146,9 @@ class MapperTraining:
     """Weight of the CLIP term."""
     lambda_id: float = 0.1
     """Weight of 1 - cos of the two faces; only in force when an `identity` is given."""
-    lambda_l2: float = 0.8
-    """Weight of the mean square of the change. In S, as in the reference code, the means of the layers are summed, so
+    lambda_l2: float | None = None
+    """Weight of the mean square of the change. By default 0.8, the paper's, and 0.02 for generators of at most 128 pixels:
+    the avatars' hardly moves near its own codes, and so strong a pull never lets a mapper leave them. In S, as in the reference code, the means of the layers are summed, so
     that the same weight holds a mapper back more: lower it, or apply the edit at a strength above 1."""
     optimizer: str = "adamw"
     """"adamw" or "radam"."""

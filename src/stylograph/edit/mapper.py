@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from stylograph.nets.stylegan2 import Layer
 from stylograph.types import Latents, OnStep
 from stylograph.weights.styleclip import read_mapper
 
+SMALL = 128
+"""Up to this side a generator counts as small (`MapperTraining.lambda_l2`)."""
 LEVELS = ("coarse", "medium", "fine")
 
 
@@ -60,6 +63,8 @@ def train_mapper(
     checkpoint of another training, and when the loss stops being a number.
     """
     settings = config or MapperTraining()
+    if settings.lambda_l2 is None:
+        settings = replace(settings, lambda_l2=0.02 if generator.resolution <= SMALL else 0.8)
     validate(settings)
     shape = mapper_shape(generator, settings)
     directional = settings.clip_loss == "directional"

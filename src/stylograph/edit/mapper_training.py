@@ -82,7 +82,7 @@ class Objective:
         if self.sources is not None:
             seen = direction(seen, self.sources[rows])
         parts = {"clip": (1 - seen @ self.wanted).mean(), "l2": size}
-        loss = self.settings.lambda_clip * parts["clip"] + self.settings.lambda_l2 * size
+        loss = self.settings.lambda_clip * parts["clip"] + (self.settings.lambda_l2 or 0.0) * size
         if self.identity is not None and self.faces is not None:
             parts["identity"] = (1 - (self.identity.embed(image) * self.faces[rows]).sum(-1)).mean()
             loss = loss + self.settings.lambda_id * parts["identity"]
@@ -232,7 +232,7 @@ def validate(settings: MapperTraining) -> None:
         value = getattr(settings, field.name)
         if field.type == "int" and field.name != "seed" and value < 1:
             raise EditError(f"got {field.name}={value}; expected at least 1")
-        if field.type == "float" and not 0 <= value < float("inf"):
+        if field.type in ("float", "float | None") and not 0 <= value < float("inf"):
             raise EditError(f"got {field.name}={value}; expected a number from 0 up")
     if not settings.lr or not settings.lambda_clip:
         raise EditError(f"got lr={settings.lr} and lambda_clip={settings.lambda_clip}; expected both above 0")
