@@ -31,7 +31,7 @@ def methods() -> None:
 
 
 def ways(folder: Path) -> None:
-    """Two sentences, the three ways to a direction, all shifts of eight standard deviations; a table of three images."""
+    """Two sentences, the three ways to a direction, each at its own strength; a table of three images."""
     generator, clip = Generator.from_pretrained("avatars"), Clip.from_pretrained("avatars")
     latents = generator.sample(len(SEEDS), seed=SEEDS)
     table = DirectionConfig(method="finite", images=3, table=folder / "table.safetensors")
@@ -68,7 +68,7 @@ def main() -> None:
     pictures = [run(mean).rows[0], run(replace(mean, seed=(1, 2, 3), truncation=0.4)).rows[0]]
     captions = [f"{mean.target}, from the mean latent", "from near it: truncation 0.4"]
     save_picture(sheet(pictures, captions=captions), IMAGES / "imagine.png")
-    slider = SweepJob("a person wearing sunglasses", seed=(2, 3, 5), strengths=(0.0, 1.2), frames=10)
+    slider = SweepJob("a person wearing sunglasses", seed=(2, 5, 7), strengths=(0.0, 1.2), frames=10)
     run(replace(slider, direction=DirectionConfig(method="universal"))).save(IMAGES / "slider.gif")
 
 
