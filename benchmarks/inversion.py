@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.measure import report
 from recipes.avatars.render import HELD_OUT, load_set
-from stylograph import EditJob, InvertJob
+from stylograph import EditJob, Generator, InvertJob
 from stylograph.benchmark.rows import score
 from stylograph.benchmark.tasks import FIRST_SEED, TUNED, Task
 from stylograph.images import read_images
@@ -153,7 +153,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as place:
         os.environ["STYLOGRAPH_CACHE"] = place  # nothing is known from before
         files = write_pictures(Path(place), options.pictures)
-        clean = read_images(files["drawings"], 64)
+        clean = read_images(files["drawings"], Generator.from_pretrained("avatars").resolution)
         found = [
             edits(judge, EditJob(t.sentence, seed=tuple(range(FIRST_SEED, FIRST_SEED + options.edited))), t)
             for t in tasks
